@@ -1,0 +1,766 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * swiotlb throttling: map calls that may sleep wait when slots run short.
+ *
+ * The idea.  A pool has two thresholds, high and low.  A map request that may
+ * sleep is admitted only if the slots in use stay at or below high; otherwise
+ * it joins a queue.  As slots are freed, waiters are admitted from the head of
+ * the queue: the one who frees takes the slots on behalf of the waiter, and
+ * stops at the first who does not fit.  Requests that cannot sleep are
+ * accounted for, but never held up; what lies above high is theirs.
+ *
+ * One request at a time is let through above high, so that those who can wait
+ * make progress even when others keep all the rest for ever.  It is the
+ * serialized request; its place is free again when its last slot is unmapped.
+ *
+ * Counting.  Slots in use are counted in a percpu_counter, so that far from
+ * the threshold an admission is an add to a per-CPU variable.  The per-CPU
+ * parts can hide at most @slack slots.  While the central count plus that much
+ * is within the threshold, the exact sum is, too, and nobody needs to know it.
+ * Closer to it the request takes the lock and joins the queue, and the queue is
+ * looked at, even if that request is the only one in it: there is one place
+ * where admission is decided by the sum, swiotlb_throttle_dispatch().
+ *
+ * Waking.  While nobody waits, an unmap only reads @waiting.  While somebody
+ * does, it adds to @freed, and the unmap that lifts @freed to @goal looks at
+ * the queue.  The dispatcher sets the goal to what must be freed before usage
+ * can be down at low (or the head of the queue fits, if that takes more), so
+ * the sum over all CPUs is made once for many unmaps.  A goal reached although
+ * others took slots meanwhile is set anew.
+ *
+ * A wait is bounded.  It ends when no slot at all has been freed for the stall
+ * timeout, since waiting is hopeless then, and in any case after the cap.  The
+ * request then goes ahead as if there was no throttle.
+ */
+#define pr_fmt(fmt) "software IO TLB: " fmt
+
+#include <linux/cc_platform.h>
+#include <linux/cpumask.h>
+#include <linux/dma-direct.h>
+#include <linux/dma-map-ops.h>
+#include <linux/export.h>
+#include <linux/init.h>
+#include <linux/iommu-dma.h>
+#include <linux/jiffies.h>
+#include <linux/memremap.h>
+#include <linux/mutex.h>
+#include <linux/sched/signal.h>
+#include <linux/scatterlist.h>
+#include <linux/slab.h>
+#include <kunit/visibility.h>
+
+#include "swiotlb_throttle.h"
+
+DEFINE_STATIC_KEY_FALSE(swiotlb_throttle_key);
+EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_key);
+
+struct swiotlb_throttle_params swiotlb_throttle_params = {
+	.high		= 70,
+	.low		= 65,
+	.stall_ms	= 1000,
+	.cap_ms		= 5000,
+};
+EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_params);
+
+/* Protects the parameters and the list of all throttles. */
+static DEFINE_MUTEX(swiotlb_throttle_mutex);
+static LIST_HEAD(swiotlb_throttles);
+
+/**
+ * struct throttle_waiter - a request in the queue
+ * @wait:	Its func tells whoever waits: with a key, that the request has
+ *		been admitted and is to leave the queue; without one, that it
+ *		should look at the time again.  The slots are charged by the
+ *		caller, so that a func need not know how, and the one who waits
+ *		need not be a task.
+ * @slots:	What it needs.
+ * @attrs:	What its maps are to carry, once it is admitted.
+ * @admitted:	The waker charged @slots.
+ * @since:	When it joined the queue.
+ */
+struct throttle_waiter {
+	struct wait_queue_entry wait;
+	unsigned int slots;
+	unsigned long attrs;
+	bool admitted;
+	ktime_t since;
+};
+
+static struct throttle_waiter *throttle_first_waiter(struct swiotlb_throttle *t)
+{
+	return list_first_entry_or_null(&t->wait.head, struct throttle_waiter,
+					wait.entry);
+}
+
+static int throttle_wake_task(struct wait_queue_entry *wait, unsigned int mode,
+		int wake_flags, void *key)
+{
+	struct throttle_waiter *w =
+		container_of(wait, struct throttle_waiter, wait);
+
+	if (key)
+		WRITE_ONCE(w->admitted, true);
+	default_wake_function(wait, mode, wake_flags, key);
+	/*
+	 * finish_wait() looks at the list without the lock, and @w lives on
+	 * the stack of the task: this must be the last access.
+	 */
+	if (key)
+		list_del_init_careful(&wait->entry);
+	return 1;
+}
+
+/*
+ * Admit from the head of the queue whoever fits, and say when to look again.
+ *
+ * No MAY_BLOCK request is admitted elsewhere meanwhile: @waiting is not 0, and
+ * throttle_charge_fast() takes its charge back when it sees that.  So one sum
+ * serves all.
+ */
+static void swiotlb_throttle_dispatch(struct swiotlb_throttle *t)
+{
+	struct throttle_waiter *w;
+	long high, low, used, freed, target;
+	ktime_t now;
+
+	lockdep_assert_held(&t->wait.lock);
+
+again:
+	/* A slot freed from here on counts towards the goal. */
+	freed = atomic_long_read(&t->freed);
+	/*
+	 * Pairs with the barriers in throttle_charge_fast() and
+	 * __swiotlb_throttle_release(): whoever does not see @waiting set is
+	 * seen by the sum.  It also keeps the sum behind the read of @freed.
+	 */
+	smp_mb();
+	used = percpu_counter_sum(&t->used);
+	high = t->high;
+	low = t->low;
+	now = ktime_get();
+
+	while ((w = throttle_first_waiter(t))) {
+		if (used + w->slots > high) {
+			if (t->serial_slots)
+				break;
+			t->serial_slots = w->slots;
+			t->serialized++;
+			w->attrs |= __DMA_ATTR_SERIALIZED;
+		}
+		percpu_counter_add_batch(&t->used, w->slots, t->batch);
+		used += w->slots;
+		t->longest_wait = max(t->longest_wait,
+				      ktime_to_ns(ktime_sub(now, w->since)));
+		WRITE_ONCE(t->waiting, t->waiting - 1);
+		w->wait.func(&w->wait, TASK_NORMAL, 0, w);
+	}
+
+	/* What is larger than the threshold waits for the serialized place. */
+	if (!w || w->slots > high) {
+		WRITE_ONCE(t->goal, LONG_MAX);
+		return;
+	}
+
+	target = min(low, high - (long)w->slots);
+	WRITE_ONCE(t->goal, freed + used - target);
+	/*
+	 * Pairs with atomic_long_add_return() in throttle_note_freed(): an
+	 * unmap that compared with the old goal has been counted by now.
+	 */
+	smp_mb();
+	if (atomic_long_read(&t->freed) >= t->goal)
+		goto again;
+}
+
+/*
+ * The admission of a request far from the threshold.  Whoever adds first and
+ * then finds the central count plus @slack within the threshold knows that the
+ * sum is, whatever others add at the same time: they add before they look, too.
+ */
+static bool throttle_charge_fast(struct swiotlb_throttle *t,
+		unsigned int slots)
+{
+	bool fits;
+
+	if (READ_ONCE(t->waiting) ||
+	    percpu_counter_read_positive(&t->used) + t->slack + slots >
+	    READ_ONCE(t->high))
+		return false;
+
+	/* A charge taken back elsewhere could be missed by a sum, twice. */
+	preempt_disable();
+	percpu_counter_add_batch(&t->used, slots, t->batch);
+	/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
+	smp_mb();
+	fits = !READ_ONCE(t->waiting) &&
+		percpu_counter_read_positive(&t->used) + t->slack <=
+		READ_ONCE(t->high);
+	if (!fits)
+		percpu_counter_add_batch(&t->used, -(s64)slots, t->batch);
+	preempt_enable();
+	/* On failure the caller joins the queue, and all in it are looked at. */
+	return fits;
+}
+
+/* Jiffies until a wait that began at @start is to end; 0 or less: now. */
+static long throttle_time_left(struct swiotlb_throttle *t,
+		unsigned long start, bool *stalled)
+{
+	long stall = READ_ONCE(t->last_freed) - jiffies +
+		msecs_to_jiffies(READ_ONCE(swiotlb_throttle_params.stall_ms));
+	long cap = start - jiffies +
+		msecs_to_jiffies(READ_ONCE(swiotlb_throttle_params.cap_ms));
+
+	*stalled = stall <= 0;
+	return min(stall, cap);
+}
+
+/* Somebody is about to wait; the first one starts the clock of a stall. */
+static void throttle_add_waiting(struct swiotlb_throttle *t)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	if (!t->waiting)
+		WRITE_ONCE(t->last_freed, jiffies);
+	WRITE_ONCE(t->waiting, t->waiting + 1);
+}
+
+static void throttle_give_up(struct swiotlb_throttle *t, bool stalled)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	WRITE_ONCE(t->waiting, t->waiting - 1);
+	if (stalled)
+		t->timed_out++;
+	else
+		t->capped++;
+}
+
+/*
+ * Sleep until @w is admitted, or until it goes ahead unasked because its time
+ * is up.
+ */
+static void throttle_sleep(struct swiotlb_throttle *t,
+		struct throttle_waiter *w)
+{
+	unsigned long start = jiffies;
+	unsigned long wakeups = 0;
+	bool stalled;
+	long left;
+
+	for (;;) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		if (READ_ONCE(w->admitted))
+			break;
+		left = throttle_time_left(t, start, &stalled);
+		if (left <= 0)
+			break;
+		io_schedule_timeout(left);
+		wakeups++;
+	}
+	finish_wait(&t->wait, &w->wait);
+
+	spin_lock_irq(&t->wait.lock);
+	t->wakeups += wakeups;
+	if (!w->admitted) {
+		/* It need not try again to wait: the map may fail now. */
+		w->attrs &= ~DMA_ATTR_MAY_BLOCK;
+		t->longest_wait = max(t->longest_wait,
+			ktime_to_ns(ktime_sub(ktime_get(), w->since)));
+		throttle_give_up(t, stalled);
+		percpu_counter_add_batch(&t->used, w->slots, t->batch);
+		/* There may be a new head of the queue, one that fits. */
+		swiotlb_throttle_dispatch(t);
+	}
+	spin_unlock_irq(&t->wait.lock);
+}
+
+/*
+ * Close to the threshold.  Returns the attributes for the maps of the request,
+ * or 0 if it would have to wait and @may_block is not set.
+ */
+static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
+		unsigned int slots, bool may_block)
+{
+	struct throttle_waiter w = {
+		.wait		= {
+			.private	= current,
+			.func		= throttle_wake_task,
+			.entry		= LIST_HEAD_INIT(w.wait.entry),
+		},
+		.slots		= slots,
+		.attrs		= __DMA_ATTR_ADMITTED,
+		.since		= ktime_get(),
+	};
+	unsigned long flags;
+
+	if (may_block)
+		w.attrs |= DMA_ATTR_MAY_BLOCK;
+
+	spin_lock_irqsave(&t->wait.lock, flags);
+	/* Who does not wait does not pass those who do. */
+	if (!may_block && waitqueue_active(&t->wait)) {
+		spin_unlock_irqrestore(&t->wait.lock, flags);
+		return 0;
+	}
+	throttle_add_waiting(t);
+	__add_wait_queue_entry_tail(&t->wait, &w.wait);
+	swiotlb_throttle_dispatch(t);
+	if (!w.admitted && !may_block) {
+		list_del_init(&w.wait.entry);
+		WRITE_ONCE(t->waiting, t->waiting - 1);
+		WRITE_ONCE(t->goal, LONG_MAX);
+		w.attrs = 0;
+	}
+	if (w.admitted || !may_block) {
+		spin_unlock_irqrestore(&t->wait.lock, flags);
+		return w.attrs;
+	}
+	t->throttled++;
+	spin_unlock_irqrestore(&t->wait.lock, flags);
+
+	throttle_sleep(t, &w);
+	return w.attrs;
+}
+
+/**
+ * swiotlb_may_wait() - can a map for this device wait for slots?
+ * @dev:	Device to map for.
+ *
+ * Only dma-direct admits a list before it maps the first piece.  dma-iommu and
+ * Xen bounce pieces of a list one by one, and would sleep while they hold some:
+ * their maps are counted and never wait.
+ *
+ * Context: Any.
+ * Return: %true if all mappings of @dev bounce through a throttled pool, by way
+ * of dma-direct.
+ */
+bool swiotlb_may_wait(struct device *dev)
+{
+	struct io_tlb_mem *mem = dev->dma_io_tlb_mem;
+
+	return mem && mem->throttle &&
+		(mem->force_bounce || force_dma_unencrypted(dev)) &&
+		!use_dma_iommu(dev) && !get_dma_ops(dev);
+}
+EXPORT_SYMBOL_IF_KUNIT(swiotlb_may_wait);
+
+/**
+ * swiotlb_throttle_admit() - take slots for the maps of one request
+ * @dev:	Device to map for.
+ * @slots:	Slots that the maps of the request will take, from
+ *		swiotlb_nr_slots().
+ * @attrs:	%DMA_ATTR_MAY_BLOCK or 0; updated to what the maps must carry.
+ *
+ * See dma_admit().
+ */
+int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
+		unsigned long *attrs)
+{
+	bool may_block = *attrs & DMA_ATTR_MAY_BLOCK;
+	struct swiotlb_throttle *t;
+
+	*attrs &= ~SWIOTLB_THROTTLE_ATTRS;
+	if (!slots || !static_branch_unlikely(&swiotlb_throttle_key) ||
+	    !swiotlb_may_wait(dev))
+		return 0;
+
+	t = dev->dma_io_tlb_mem->throttle;
+	if (throttle_charge_fast(t, slots)) {
+		*attrs |= __DMA_ATTR_ADMITTED;
+		if (may_block)
+			*attrs |= DMA_ATTR_MAY_BLOCK;
+		return 0;
+	}
+	*attrs |= throttle_admit_slow(t, slots, may_block);
+	return *attrs & __DMA_ATTR_ADMITTED ? 0 : -EAGAIN;
+}
+EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_admit);
+
+/**
+ * swiotlb_throttle_unadmit() - give back what swiotlb_throttle_admit() took
+ * @dev:	Device.
+ * @slots:	As for swiotlb_throttle_admit().
+ * @attrs:	As updated by swiotlb_throttle_admit().
+ *
+ * See dma_unadmit().
+ */
+void swiotlb_throttle_unadmit(struct device *dev, unsigned int slots,
+		unsigned long attrs)
+{
+	if (attrs & __DMA_ATTR_ADMITTED)
+		__swiotlb_throttle_release(dev->dma_io_tlb_mem->throttle, slots,
+					   attrs & __DMA_ATTR_SERIALIZED);
+}
+EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_unadmit);
+
+/**
+ * __swiotlb_throttle_admit_sg() - take slots for all maps of a list
+ * @dev:	Device to map for.
+ * @sgl:	Scatterlist, not yet mapped.
+ * @nents:	Number of entries.
+ * @attrs:	Attributes of the map call, with %DMA_ATTR_MAY_BLOCK; updated to
+ *		what its pieces carry.
+ *
+ * Context: May sleep.
+ * Return: Number of slots taken, to be given back if the list is not mapped.
+ */
+unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
+		struct scatterlist *sgl, int nents, unsigned long *attrs)
+{
+	unsigned long admitted = DMA_ATTR_MAY_BLOCK;
+	struct scatterlist *sg;
+	unsigned int slots = 0;
+	int i;
+
+	*attrs &= ~DMA_ATTR_MAY_BLOCK;
+	/*
+	 * Shared and peer memory may not bounce: such a list is not held up, and
+	 * its pieces are counted one by one.
+	 */
+	if (!swiotlb_may_wait(dev) ||
+	    *attrs & (DMA_ATTR_CC_SHARED | DMA_ATTR_MMIO |
+		      DMA_ATTR_REQUIRE_COHERENT))
+		return 0;
+	for_each_sg(sgl, sg, nents, i) {
+		if (is_pci_p2pdma_page(sg_page(sg)))
+			return 0;
+		slots += swiotlb_nr_slots(dev, sg_phys(sg), sg->length);
+	}
+
+	swiotlb_throttle_admit(dev, slots, &admitted);
+	*attrs |= admitted;
+	return slots;
+}
+
+/**
+ * __swiotlb_throttle_begin() - account for a map that may wait, or is admitted
+ * @dev:	Device to map for.
+ * @slots:	Slots that the map will take.
+ * @attrs:	Attributes of the map call, with one of SWIOTLB_THROTTLE_ATTRS.
+ *
+ * Context: May sleep if @attrs has %DMA_ATTR_MAY_BLOCK.
+ * Return: the attributes that the later hooks of the call need.
+ */
+unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
+		unsigned long attrs)
+{
+	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
+
+	if (attrs & __DMA_ATTR_ADMITTED)
+		return attrs & SWIOTLB_THROTTLE_ATTRS;
+
+	if (!swiotlb_may_wait(dev)) {
+		percpu_counter_add_batch(&t->used, slots, t->batch);
+		return 0;
+	}
+	if (throttle_charge_fast(t, slots))
+		return DMA_ATTR_MAY_BLOCK;
+	return throttle_admit_slow(t, slots, true) & ~__DMA_ATTR_ADMITTED;
+}
+
+/*
+ * The room that was freed may do for the first in the retry list.  It goes to
+ * the end, and passes the word on when it has searched, until all have.
+ */
+static void throttle_wake_retry(struct swiotlb_throttle *t)
+{
+	struct swiotlb_retry *retry;
+
+	lockdep_assert_held(&t->wait.lock);
+
+	retry = list_first_entry_or_null(&t->retry, struct swiotlb_retry,
+					 entry);
+	if (retry && retry->seen != atomic_long_read(&t->freed)) {
+		list_move_tail(&retry->entry, &t->retry);
+		wake_up_process(retry->task);
+	}
+}
+
+/* @slots were freed while somebody waits. */
+static void throttle_note_freed(struct swiotlb_throttle *t, unsigned int slots)
+{
+	unsigned long flags;
+
+	/* A full barrier: see the end of swiotlb_throttle_dispatch(). */
+	if (atomic_long_add_return(slots, &t->freed) < READ_ONCE(t->goal) &&
+	    !READ_ONCE(t->nr_retry))
+		return;
+
+	spin_lock_irqsave(&t->wait.lock, flags);
+	throttle_wake_retry(t);
+	if (atomic_long_read(&t->freed) >= t->goal)
+		swiotlb_throttle_dispatch(t);
+	spin_unlock_irqrestore(&t->wait.lock, flags);
+}
+
+/**
+ * __swiotlb_throttle_release() - give slots back
+ * @t:		Throttle.
+ * @slots:	Number of slots, free already if they had been mapped.
+ * @serialized:	They were taken by the serialized request.
+ *
+ * Context: Any; does not sleep.
+ */
+void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
+		bool serialized)
+{
+	unsigned long flags;
+
+	percpu_counter_add_batch(&t->used, -(s64)slots, t->batch);
+
+	if (unlikely(serialized)) {
+		spin_lock_irqsave(&t->wait.lock, flags);
+		t->serial_slots -= slots;
+		if (!t->serial_slots)
+			swiotlb_throttle_dispatch(t);
+		spin_unlock_irqrestore(&t->wait.lock, flags);
+	}
+
+	/*
+	 * Either the sum in swiotlb_throttle_dispatch() sees the slots gone or
+	 * we see that somebody waits.
+	 */
+	smp_mb();
+	if (unlikely(READ_ONCE(t->waiting))) {
+		if (READ_ONCE(t->last_freed) != jiffies)
+			WRITE_ONCE(t->last_freed, jiffies);
+		throttle_note_freed(t, slots);
+	}
+}
+EXPORT_SYMBOL_IF_KUNIT(__swiotlb_throttle_release);
+
+static void throttle_retry_end(struct swiotlb_throttle *t,
+		struct swiotlb_retry *retry, bool timed_out, bool stalled)
+{
+	spin_lock_irq(&t->wait.lock);
+	list_del(&retry->entry);
+	WRITE_ONCE(t->nr_retry, t->nr_retry - 1);
+	retry->queued = false;
+	if (timed_out)
+		throttle_give_up(t, stalled);
+	else
+		WRITE_ONCE(t->waiting, t->waiting - 1);
+	throttle_wake_retry(t);
+	spin_unlock_irq(&t->wait.lock);
+}
+
+/**
+ * __swiotlb_throttle_retry() - wait for an unmap after a search found no room
+ * @dev:	Device which maps.
+ * @attrs:	From swiotlb_throttle_begin() or swiotlb_throttle_admit().
+ * @failed:	The search failed; if not, the waiting is over.
+ * @unwound:	Slots that the caller itself unmapped since it searched.
+ * @retry:	State, initialized by swiotlb_retry_init().
+ *
+ * To be called after each search until it returns %false.  The first call only
+ * makes the caller known, and the search that follows closes the race with
+ * those who did not see it yet.
+ *
+ * Context: May sleep if @attrs has %DMA_ATTR_MAY_BLOCK.  Nothing may be held
+ * that the pool needs to get slots back.
+ * Return: %true if another search may find room.
+ */
+bool __swiotlb_throttle_retry(struct device *dev, unsigned long attrs,
+		bool failed, unsigned int unwound, struct swiotlb_retry *retry)
+{
+	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
+	bool stalled;
+	long left;
+
+	if (!failed || READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF) {
+		if (retry->queued)
+			throttle_retry_end(t, retry, false, false);
+		return false;
+	}
+
+	if (!retry->queued) {
+		retry->task = current;
+		retry->start = jiffies;
+		retry->queued = true;
+		spin_lock_irq(&t->wait.lock);
+		throttle_add_waiting(t);
+		list_add_tail(&retry->entry, &t->retry);
+		WRITE_ONCE(t->nr_retry, t->nr_retry + 1);
+		retry->seen = atomic_long_read(&t->freed);
+		spin_unlock_irq(&t->wait.lock);
+		/* Pairs with the barrier in __swiotlb_throttle_release(). */
+		smp_mb();
+		return true;
+	}
+
+	spin_lock_irq(&t->wait.lock);
+	/* Others may use what we took for a moment, but it is no news to us. */
+	retry->seen += unwound;
+	atomic_long_add(unwound, &t->freed);
+	throttle_wake_retry(t);
+	spin_unlock_irq(&t->wait.lock);
+
+	for (;;) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		left = throttle_time_left(t, retry->start, &stalled);
+		if (left <= 0 || atomic_long_read(&t->freed) != retry->seen ||
+		    READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF)
+			break;
+		io_schedule_timeout(left);
+	}
+	__set_current_state(TASK_RUNNING);
+
+	if (left <= 0) {
+		throttle_retry_end(t, retry, true, stalled);
+		return false;
+	}
+
+	spin_lock_irq(&t->wait.lock);
+	retry->seen = atomic_long_read(&t->freed);
+	spin_unlock_irq(&t->wait.lock);
+	return true;
+}
+
+/* The thresholds follow the parameters and the size of the pool. */
+static void throttle_set_thresholds(struct swiotlb_throttle *t)
+{
+	unsigned long nslabs = t->mem->nslabs;
+	struct throttle_waiter *w;
+	struct swiotlb_retry *retry;
+	unsigned int ncpus = num_possible_cpus();
+	unsigned long flags;
+	s32 batch;
+
+	lockdep_assert_held(&swiotlb_throttle_mutex);
+
+	/*
+	 * The parts of all CPUs add up to a sixteenth of the pool at most: so
+	 * much below the threshold the lock is taken, and no farther from it.
+	 * A smaller batch would make the parts fold more often.
+	 */
+	batch = clamp_t(unsigned long, nslabs / (16 * ncpus), 1, S32_MAX / 2);
+
+	spin_lock_irqsave(&t->wait.lock, flags);
+	/* A part may have grown up to the old batch, so it never shrinks. */
+	t->batch = max(t->batch, batch);
+	t->slack = (long)t->batch * ncpus;
+	WRITE_ONCE(t->low, mult_frac(nslabs, swiotlb_throttle_params.low, 100));
+	if (swiotlb_throttle_params.high == 100)
+		WRITE_ONCE(t->high, SWIOTLB_THROTTLE_OFF);
+	else
+		WRITE_ONCE(t->high, mult_frac(nslabs,
+					      swiotlb_throttle_params.high, 100));
+	swiotlb_throttle_dispatch(t);
+
+	/* Those who still wait have to look at the timeouts again. */
+	list_for_each_entry(w, &t->wait.head, wait.entry)
+		w->wait.func(&w->wait, TASK_NORMAL, 0, NULL);
+	list_for_each_entry(retry, &t->retry, entry)
+		wake_up_process(retry->task);
+	spin_unlock_irqrestore(&t->wait.lock, flags);
+}
+
+/**
+ * swiotlb_throttle_set_params() - change the tunables of all pools
+ * @new:	All of them.
+ *
+ * A change is in force at once, for those who wait already, too.
+ *
+ * Context: May sleep.
+ * Return: 0, or -EINVAL if the values do not make sense; nothing has changed
+ * then.
+ */
+int swiotlb_throttle_set_params(const struct swiotlb_throttle_params *new)
+{
+	struct swiotlb_throttle *t;
+
+	if (new->low < 0 || new->low > new->high || new->high > 100 ||
+	    new->stall_ms < 1 || new->stall_ms > new->cap_ms ||
+	    new->cap_ms > SWIOTLB_THROTTLE_MAX_MS)
+		return -EINVAL;
+
+	mutex_lock(&swiotlb_throttle_mutex);
+	WRITE_ONCE(swiotlb_throttle_params.high, new->high);
+	WRITE_ONCE(swiotlb_throttle_params.low, new->low);
+	WRITE_ONCE(swiotlb_throttle_params.stall_ms, new->stall_ms);
+	WRITE_ONCE(swiotlb_throttle_params.cap_ms, new->cap_ms);
+	list_for_each_entry(t, &swiotlb_throttles, node)
+		throttle_set_thresholds(t);
+	mutex_unlock(&swiotlb_throttle_mutex);
+	return 0;
+}
+EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_set_params);
+
+static void swiotlb_throttle_attach(struct io_tlb_mem *mem)
+{
+	struct swiotlb_throttle *t;
+
+	lockdep_assert_held(&swiotlb_throttle_mutex);
+
+	t = kzalloc(sizeof(*t), GFP_KERNEL);
+	if (!t || percpu_counter_init(&t->used, 0, GFP_KERNEL)) {
+		kfree(t);
+		pr_warn("no memory for the throttle, maps will not wait\n");
+		return;
+	}
+	t->mem = mem;
+	t->goal = LONG_MAX;
+	init_waitqueue_head(&t->wait);
+	INIT_LIST_HEAD(&t->retry);
+	throttle_set_thresholds(t);
+	list_add(&t->node, &swiotlb_throttles);
+	/* No device uses the pool yet: no map goes uncounted. */
+	mem->throttle = t;
+	static_branch_enable(&swiotlb_throttle_key);
+}
+
+static struct io_tlb_mem *swiotlb_throttle_early_mem __initdata;
+
+/**
+ * swiotlb_throttle_resize() - an allocator has been made, or has grown
+ * @mem:	Allocator.
+ *
+ * Only pools through which devices are forced to bounce are throttled: all
+ * devices of the pool, or those that cannot reach the private memory of a
+ * confidential guest.
+ *
+ * Context: May sleep, unless it is early in the boot.
+ */
+void __ref swiotlb_throttle_resize(struct io_tlb_mem *mem)
+{
+	if (!mem->force_bounce && !cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
+		return;
+	if (!slab_is_available()) {
+		swiotlb_throttle_early_mem = mem;
+		return;
+	}
+
+	mutex_lock(&swiotlb_throttle_mutex);
+	if (mem->throttle)
+		throttle_set_thresholds(mem->throttle);
+	else
+		swiotlb_throttle_attach(mem);
+	mutex_unlock(&swiotlb_throttle_mutex);
+}
+
+/* The default pool is made before there is memory for its throttle. */
+static int __init swiotlb_throttle_init(void)
+{
+	if (swiotlb_throttle_early_mem)
+		swiotlb_throttle_resize(swiotlb_throttle_early_mem);
+	return 0;
+}
+core_initcall(swiotlb_throttle_init);
+
+#if IS_ENABLED(CONFIG_SWIOTLB_THROTTLE_KUNIT_TEST)
+/* Devices outlive their pools' throttles everywhere but in the tests. */
+void swiotlb_throttle_detach(struct io_tlb_mem *mem)
+{
+	struct swiotlb_throttle *t = mem->throttle;
+
+	mutex_lock(&swiotlb_throttle_mutex);
+	list_del(&t->node);
+	mutex_unlock(&swiotlb_throttle_mutex);
+	mem->throttle = NULL;
+	percpu_counter_destroy(&t->used);
+	kfree(t);
+	/* The key stays on: other pools may be throttled. */
+}
+EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_detach);
+#endif

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * swiotlb throttling: the hooks of swiotlb.c and direct.c.
+ *
+ * All sizes are in slots (IO_TLB_SIZE bytes).
+ */
+#ifndef _KERNEL_DMA_SWIOTLB_THROTTLE_H
+#define _KERNEL_DMA_SWIOTLB_THROTTLE_H
+
+#include <linux/dma-mapping.h>
+#include <linux/jump_label.h>
+#include <linux/ktime.h>
+#include <linux/list.h>
+#include <linux/percpu_counter.h>
+#include <linux/swiotlb.h>
+#include <linux/wait.h>
+
+/*
+ * What travels from swiotlb_throttle_begin() to the later hooks of one map
+ * call is a subset of these attributes.
+ */
+#define SWIOTLB_THROTTLE_ATTRS \
+	(DMA_ATTR_MAY_BLOCK | __DMA_ATTR_ADMITTED | __DMA_ATTR_SERIALIZED)
+
+/**
+ * swiotlb_nr_slots() - the slots that a streaming map of a buffer takes
+ * @dev:	Device which maps the buffer.
+ * @phys:	Physical address of the buffer.
+ * @size:	Size of the buffer in bytes.
+ *
+ * Context: Any.
+ * Return: the number that swiotlb_tbl_map_single() allocates when it is given
+ * no alignment mask, exactly.
+ */
+static inline unsigned int swiotlb_nr_slots(struct device *dev,
+		phys_addr_t phys, size_t size)
+{
+	size_t offset = phys & dma_get_min_align_mask(dev) & (IO_TLB_SIZE - 1);
+
+	return DIV_ROUND_UP(size + offset, IO_TLB_SIZE);
+}
+
+#ifdef CONFIG_SWIOTLB_THROTTLE
+
+/**
+ * struct swiotlb_throttle - the throttle of one swiotlb allocator
+ * @used:	Slots taken, and slots promised to admitted requests.
+ * @high:	Nobody who can wait is admitted above it, but for one request.
+ *		SWIOTLB_THROTTLE_OFF when throttling is off.
+ * @low:	Below it every waiter is let go.
+ * @slack:	Upper bound of what the per-CPU parts of @used can add up to.
+ * @batch:	A per-CPU part of @used is folded when it reaches this.
+ * @waiting:	Number of waiters in @wait and @retry. Written under the lock
+ *		of @wait, read without it by every unmap.
+ * @mem:	The allocator.
+ * @node:	In the list of all throttles.
+ * @freed:	Slots given back since boot, counted while somebody waits.
+ * @goal:	The value of @freed from which the queue is looked at again.
+ * @last_freed:	When slots were last given back while somebody waited, or
+ *		when the first waiter came; in jiffies.
+ * @wait:	Requests that wait to be admitted, in order. Its lock protects
+ *		everything below, and the writes of the above but for @used,
+ *		@freed and @last_freed.
+ * @retry:	Admitted maps which found no room and wait for an unmap.
+ * @nr_retry:	Number of entries in @retry.
+ * @serial_slots: Slots that the serialized request still holds; 0 when the
+ *		serialized place is free.
+ * @throttled:	Requests which had to wait.
+ * @serialized:	Requests let through above @high.
+ * @timed_out:	Waits given up because nothing was freed.
+ * @capped:	Waits given up because they had lasted too long.
+ * @wakeups:	How often a waiting task was made to run.
+ * @longest_wait: The longest wait of a request, in nanoseconds.
+ */
+struct swiotlb_throttle {
+	struct percpu_counter used;
+	long high;
+	long low;
+	long slack;
+	s32 batch;
+	unsigned int waiting;
+	struct io_tlb_mem *mem;
+	struct list_head node;
+
+	atomic_long_t freed ____cacheline_aligned_in_smp;
+	long goal;
+	unsigned long last_freed;
+
+	wait_queue_head_t wait ____cacheline_aligned_in_smp;
+	struct list_head retry;
+	unsigned int nr_retry;
+	long serial_slots;
+	unsigned long throttled;
+	unsigned long serialized;
+	unsigned long timed_out;
+	unsigned long capped;
+	unsigned long wakeups;
+	s64 longest_wait;
+};
+
+#define SWIOTLB_THROTTLE_OFF	(LONG_MAX / 2)
+
+/**
+ * struct swiotlb_throttle_params - the tunables, common to all pools
+ * @high:	Percent of a pool's slots; 100 turns throttling off.
+ * @low:	Percent of a pool's slots, at most @high.
+ * @stall_ms:	A wait ends when no slot has been freed for so long.
+ * @cap_ms:	No wait lasts longer, at least @stall_ms.
+ */
+struct swiotlb_throttle_params {
+	int high;
+	int low;
+	int stall_ms;
+	int cap_ms;
+};
+
+#define SWIOTLB_THROTTLE_MAX_MS	10000
+
+extern struct swiotlb_throttle_params swiotlb_throttle_params;
+int swiotlb_throttle_set_params(const struct swiotlb_throttle_params *new);
+
+/**
+ * struct swiotlb_retry - a map that looks for slots more than once
+ * @entry:	In the retry list of a throttle.
+ * @task:	The task that maps.
+ * @start:	When the first search had failed, in jiffies.
+ * @seen:	Value of the throttle's @freed before the last search.
+ * @queued:	@entry is in the list.
+ */
+struct swiotlb_retry {
+	struct list_head entry;
+	struct task_struct *task;
+	unsigned long start;
+	long seen;
+	bool queued;
+};
+
+DECLARE_STATIC_KEY_FALSE(swiotlb_throttle_key);
+
+bool swiotlb_may_wait(struct device *dev);
+int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
+		unsigned long *attrs);
+void swiotlb_throttle_unadmit(struct device *dev, unsigned int slots,
+		unsigned long attrs);
+unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
+		struct scatterlist *sgl, int nents, unsigned long *attrs);
+unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
+		unsigned long attrs);
+bool __swiotlb_throttle_retry(struct device *dev, unsigned long attrs,
+		bool failed, unsigned int unwound, struct swiotlb_retry *retry);
+void __swiotlb_throttle_release(struct swiotlb_throttle *t,
+		unsigned int slots, bool serialized);
+void swiotlb_throttle_resize(struct io_tlb_mem *mem);
+
+static inline struct swiotlb_throttle *swiotlb_throttle_of(
+		struct io_tlb_mem *mem)
+{
+	if (static_branch_unlikely(&swiotlb_throttle_key))
+		return mem->throttle;
+	return NULL;
+}
+
+/* Before the search: account for @slots, and wait for them if need be. */
+static inline unsigned long swiotlb_throttle_begin(struct device *dev,
+		unsigned int slots, unsigned long attrs)
+{
+	struct swiotlb_throttle *t = swiotlb_throttle_of(dev->dma_io_tlb_mem);
+
+	if (!t)
+		return 0;
+	if (!(attrs & SWIOTLB_THROTTLE_ATTRS)) {
+		percpu_counter_add_batch(&t->used, slots, t->batch);
+		return 0;
+	}
+	return __swiotlb_throttle_begin(dev, slots, attrs);
+}
+
+/* Before a list is mapped; a request that is admitted already stays so. */
+static inline unsigned int swiotlb_throttle_admit_sg(struct device *dev,
+		struct scatterlist *sgl, int nents, unsigned long *attrs)
+{
+	if ((*attrs & SWIOTLB_THROTTLE_ATTRS) != DMA_ATTR_MAY_BLOCK)
+		return 0;
+	return __swiotlb_throttle_admit_sg(dev, sgl, nents, attrs);
+}
+
+/* After a search: is another one worth it? Sleeps until it may be. */
+static inline bool swiotlb_throttle_retry(struct device *dev,
+		unsigned long attrs, bool failed, unsigned int unwound,
+		struct swiotlb_retry *retry)
+{
+	if (likely(!(attrs & DMA_ATTR_MAY_BLOCK)))
+		return false;
+	if (likely(!failed && !retry->queued))
+		return false;
+	return __swiotlb_throttle_retry(dev, attrs, failed, unwound, retry);
+}
+
+/* The map failed: what swiotlb_throttle_begin() took is given back. */
+static inline void swiotlb_throttle_abort(struct device *dev,
+		unsigned int slots, unsigned long attrs)
+{
+	struct swiotlb_throttle *t = swiotlb_throttle_of(dev->dma_io_tlb_mem);
+
+	if (t && !(attrs & __DMA_ATTR_ADMITTED))
+		__swiotlb_throttle_release(t, slots,
+					   attrs & __DMA_ATTR_SERIALIZED);
+}
+
+/*
+ * The slots are free again. What an admitted request unwinds stays promised
+ * to it.
+ */
+static inline void swiotlb_throttle_release(struct io_tlb_mem *mem,
+		unsigned int slots, unsigned long attrs, bool serialized)
+{
+	struct swiotlb_throttle *t = swiotlb_throttle_of(mem);
+
+	if (t && !(attrs & __DMA_ATTR_ADMITTED))
+		__swiotlb_throttle_release(t, slots, serialized);
+}
+
+/* A list is mapped piece by piece: only its first map holds nothing. */
+static inline unsigned long swiotlb_throttle_held(unsigned long attrs)
+{
+	return attrs & ~DMA_ATTR_MAY_BLOCK;
+}
+
+static inline void swiotlb_retry_init(struct swiotlb_retry *retry)
+{
+	retry->queued = false;
+}
+
+#else /* CONFIG_SWIOTLB_THROTTLE */
+
+struct swiotlb_retry { };
+
+static inline void swiotlb_retry_init(struct swiotlb_retry *retry)
+{
+}
+
+static inline unsigned int swiotlb_throttle_admit_sg(struct device *dev,
+		struct scatterlist *sgl, int nents, unsigned long *attrs)
+{
+	return 0;
+}
+
+static inline void swiotlb_throttle_unadmit(struct device *dev,
+		unsigned int slots, unsigned long attrs)
+{
+}
+
+static inline unsigned long swiotlb_throttle_begin(struct device *dev,
+		unsigned int slots, unsigned long attrs)
+{
+	return 0;
+}
+
+static inline bool swiotlb_throttle_retry(struct device *dev,
+		unsigned long attrs, bool failed, unsigned int unwound,
+		struct swiotlb_retry *retry)
+{
+	return false;
+}
+
+static inline void swiotlb_throttle_abort(struct device *dev,
+		unsigned int slots, unsigned long attrs)
+{
+}
+
+static inline void swiotlb_throttle_release(struct io_tlb_mem *mem,
+		unsigned int slots, unsigned long attrs, bool serialized)
+{
+}
+
+static inline unsigned long swiotlb_throttle_held(unsigned long attrs)
+{
+	return attrs;
+}
+
+static inline void swiotlb_throttle_resize(struct io_tlb_mem *mem)
+{
+}
+
+#endif /* CONFIG_SWIOTLB_THROTTLE */
+
+#if defined(CONFIG_SWIOTLB_THROTTLE) && defined(CONFIG_DEBUG_FS)
+void swiotlb_throttle_create_debugfs(struct io_tlb_mem *mem);
+#else
+static inline void swiotlb_throttle_create_debugfs(struct io_tlb_mem *mem)
+{
+}
+#endif
+
+#endif /* _KERNEL_DMA_SWIOTLB_THROTTLE_H */
