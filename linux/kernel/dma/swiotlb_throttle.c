@@ -93,21 +93,31 @@ static struct throttle_waiter *throttle_first_waiter(struct swiotlb_throttle *t)
 }
 
 static int throttle_wake_task(struct wait_queue_entry *wait, unsigned int mode,
-		int wake_flags, void *key)
+			      int wake_flags, void *key)
 {
 	struct throttle_waiter *w =
 		container_of(wait, struct throttle_waiter, wait);
 
-	if (key)
+	if (key) {
+		list_del_init(&wait->entry);
+		/* The task takes the lock that we hold before it drops @w. */
 		WRITE_ONCE(w->admitted, true);
-	default_wake_function(wait, mode, wake_flags, key);
-	/*
-	 * finish_wait() looks at the list without the lock, and @w lives on
-	 * the stack of the task: this must be the last access.
-	 */
-	if (key)
-		list_del_init_careful(&wait->entry);
-	return 1;
+	}
+	return default_wake_function(wait, mode, wake_flags, key);
+}
+
+static void throttle_note_wait(struct swiotlb_throttle *t, ktime_t since)
+{
+	s64 waited = ktime_to_ns(ktime_sub(ktime_get(), since));
+
+	lockdep_assert_held(&t->wait.lock);
+
+	WRITE_ONCE(t->longest_wait, max(t->longest_wait, waited));
+}
+
+static void throttle_add(struct swiotlb_throttle *t, long slots)
+{
+	percpu_counter_add_batch(&t->used, slots, READ_ONCE(t->batch));
 }
 
 /*
@@ -115,13 +125,14 @@ static int throttle_wake_task(struct wait_queue_entry *wait, unsigned int mode,
  *
  * No MAY_BLOCK request is admitted elsewhere meanwhile: @waiting is not 0, and
  * throttle_charge_fast() takes its charge back when it sees that.  So one sum
- * serves all.
+ * serves all.  It is no snapshot: a map that cannot wait, and whose unmap on
+ * another CPU is seen when it is not, makes it too small by the slots of that
+ * map.  Those that can wait are exact among themselves.
  */
 static void swiotlb_throttle_dispatch(struct swiotlb_throttle *t)
 {
 	struct throttle_waiter *w;
 	long high, low, used, freed, target;
-	ktime_t now;
 
 	lockdep_assert_held(&t->wait.lock);
 
@@ -130,14 +141,13 @@ again:
 	freed = atomic_long_read(&t->freed);
 	/*
 	 * Pairs with the barriers in throttle_charge_fast() and
-	 * __swiotlb_throttle_release(): whoever does not see @waiting set is
+	 * throttle_sub(): whoever does not see @waiting set is
 	 * seen by the sum.  It also keeps the sum behind the read of @freed.
 	 */
 	smp_mb();
 	used = percpu_counter_sum(&t->used);
 	high = t->high;
 	low = t->low;
-	now = ktime_get();
 
 	while ((w = throttle_first_waiter(t))) {
 		if (used + w->slots > high) {
@@ -147,10 +157,9 @@ again:
 			t->serialized++;
 			w->attrs |= __DMA_ATTR_SERIALIZED;
 		}
-		percpu_counter_add_batch(&t->used, w->slots, t->batch);
+		throttle_add(t, w->slots);
 		used += w->slots;
-		t->longest_wait = max(t->longest_wait,
-				      ktime_to_ns(ktime_sub(now, w->since)));
+		throttle_note_wait(t, w->since);
 		WRITE_ONCE(t->waiting, t->waiting - 1);
 		w->wait.func(&w->wait, TASK_NORMAL, 0, w);
 	}
@@ -173,43 +182,76 @@ again:
 }
 
 /*
+ * @slots have been given back while somebody waits.  Who does not reach the
+ * goal leaves the queue alone.
+ */
+static void throttle_note_freed(struct swiotlb_throttle *t, unsigned int slots)
+{
+	unsigned long flags;
+
+	/* A full barrier: see the end of swiotlb_throttle_dispatch(). */
+	if (atomic_long_add_return(slots, &t->freed) < READ_ONCE(t->goal))
+		return;
+
+	spin_lock_irqsave(&t->wait.lock, flags);
+	if (atomic_long_read(&t->freed) >= t->goal)
+		swiotlb_throttle_dispatch(t);
+	spin_unlock_irqrestore(&t->wait.lock, flags);
+}
+
+/* Returns whether somebody waits, who then has to be told. */
+static bool throttle_sub(struct swiotlb_throttle *t, long slots)
+{
+	throttle_add(t, -slots);
+	/*
+	 * Either the sum in swiotlb_throttle_dispatch() sees the slots gone or
+	 * we see that somebody waits.
+	 */
+	smp_mb();
+	return unlikely(READ_ONCE(t->waiting));
+}
+
+/*
  * The admission of a request far from the threshold.  Whoever adds first and
  * then finds the central count plus @slack within the threshold knows that the
  * sum is, whatever others add at the same time: they add before they look, too.
  */
 static bool throttle_charge_fast(struct swiotlb_throttle *t,
-		unsigned int slots)
+				 unsigned int slots)
 {
-	bool fits;
+	bool fits, waiting = false;
 
 	if (READ_ONCE(t->waiting) ||
-	    percpu_counter_read_positive(&t->used) + t->slack + slots >
-	    READ_ONCE(t->high))
+	    percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) +
+	    slots > READ_ONCE(t->high))
 		return false;
 
-	/* A charge taken back elsewhere could be missed by a sum, twice. */
+	/* Taken back on another CPU, a sum could miss the one, see the other. */
 	preempt_disable();
-	percpu_counter_add_batch(&t->used, slots, t->batch);
+	throttle_add(t, slots);
 	/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
 	smp_mb();
 	fits = !READ_ONCE(t->waiting) &&
-		percpu_counter_read_positive(&t->used) + t->slack <=
+		percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) <=
 		READ_ONCE(t->high);
 	if (!fits)
-		percpu_counter_add_batch(&t->used, -(s64)slots, t->batch);
+		waiting = throttle_sub(t, slots);
 	preempt_enable();
-	/* On failure the caller joins the queue, and all in it are looked at. */
+
+	/* A sum may have seen it, and a waiter been kept waiting for it. */
+	if (waiting)
+		throttle_note_freed(t, slots);
 	return fits;
 }
 
 /* Jiffies until a wait that began at @start is to end; 0 or less: now. */
 static long throttle_time_left(struct swiotlb_throttle *t,
-		unsigned long start, bool *stalled)
+			       unsigned long start, int cap_ms,
+			       bool *stalled)
 {
 	long stall = READ_ONCE(t->last_freed) - jiffies +
 		msecs_to_jiffies(READ_ONCE(swiotlb_throttle_params.stall_ms));
-	long cap = start - jiffies +
-		msecs_to_jiffies(READ_ONCE(swiotlb_throttle_params.cap_ms));
+	long cap = start - jiffies + msecs_to_jiffies(cap_ms);
 
 	*stalled = stall <= 0;
 	return min(stall, cap);
@@ -241,8 +283,9 @@ static void throttle_give_up(struct swiotlb_throttle *t, bool stalled)
  * is up.
  */
 static void throttle_sleep(struct swiotlb_throttle *t,
-		struct throttle_waiter *w)
+			   struct throttle_waiter *w)
 {
+	struct swiotlb_throttle_params *params = &swiotlb_throttle_params;
 	unsigned long start = jiffies;
 	unsigned long wakeups = 0;
 	bool stalled;
@@ -252,23 +295,24 @@ static void throttle_sleep(struct swiotlb_throttle *t,
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		if (READ_ONCE(w->admitted))
 			break;
-		left = throttle_time_left(t, start, &stalled);
+		left = throttle_time_left(t, start,
+					  READ_ONCE(params->cap_ms), &stalled);
 		if (left <= 0)
 			break;
 		io_schedule_timeout(left);
 		wakeups++;
 	}
-	finish_wait(&t->wait, &w->wait);
+	__set_current_state(TASK_RUNNING);
 
 	spin_lock_irq(&t->wait.lock);
 	t->wakeups += wakeups;
 	if (!w->admitted) {
+		list_del_init(&w->wait.entry);
 		/* It need not try again to wait: the map may fail now. */
 		w->attrs &= ~DMA_ATTR_MAY_BLOCK;
-		t->longest_wait = max(t->longest_wait,
-			ktime_to_ns(ktime_sub(ktime_get(), w->since)));
+		throttle_note_wait(t, w->since);
 		throttle_give_up(t, stalled);
-		percpu_counter_add_batch(&t->used, w->slots, t->batch);
+		throttle_add(t, w->slots);
 		/* There may be a new head of the queue, one that fits. */
 		swiotlb_throttle_dispatch(t);
 	}
@@ -280,46 +324,49 @@ static void throttle_sleep(struct swiotlb_throttle *t,
  * or 0 if it would have to wait and @may_block is not set.
  */
 static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
-		unsigned int slots, bool may_block)
+					 unsigned int slots, bool may_block)
 {
 	struct throttle_waiter w = {
 		.wait		= {
 			.private	= current,
 			.func		= throttle_wake_task,
-			.entry		= LIST_HEAD_INIT(w.wait.entry),
 		},
 		.slots		= slots,
 		.attrs		= __DMA_ATTR_ADMITTED,
 		.since		= ktime_get(),
 	};
 	unsigned long flags;
+	bool first, wait;
 
 	if (may_block)
 		w.attrs |= DMA_ATTR_MAY_BLOCK;
 
 	spin_lock_irqsave(&t->wait.lock, flags);
+	first = !waitqueue_active(&t->wait);
 	/* Who does not wait does not pass those who do. */
-	if (!may_block && waitqueue_active(&t->wait)) {
+	if (!first && !may_block) {
 		spin_unlock_irqrestore(&t->wait.lock, flags);
 		return 0;
 	}
+
 	throttle_add_waiting(t);
 	__add_wait_queue_entry_tail(&t->wait, &w.wait);
-	swiotlb_throttle_dispatch(t);
+	/* Nobody has to look on behalf of one who is not the first. */
+	if (first || atomic_long_read(&t->freed) >= t->goal)
+		swiotlb_throttle_dispatch(t);
 	if (!w.admitted && !may_block) {
-		list_del_init(&w.wait.entry);
+		list_del(&w.wait.entry);
 		WRITE_ONCE(t->waiting, t->waiting - 1);
 		WRITE_ONCE(t->goal, LONG_MAX);
 		w.attrs = 0;
 	}
-	if (w.admitted || !may_block) {
-		spin_unlock_irqrestore(&t->wait.lock, flags);
-		return w.attrs;
-	}
-	t->throttled++;
+	wait = !w.admitted && may_block;
+	if (wait)
+		t->throttled++;
 	spin_unlock_irqrestore(&t->wait.lock, flags);
 
-	throttle_sleep(t, &w);
+	if (wait)
+		throttle_sleep(t, &w);
 	return w.attrs;
 }
 
@@ -355,7 +402,7 @@ EXPORT_SYMBOL_IF_KUNIT(swiotlb_may_wait);
  * See dma_admit().
  */
 int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
-		unsigned long *attrs)
+			   unsigned long *attrs)
 {
 	bool may_block = *attrs & DMA_ATTR_MAY_BLOCK;
 	struct swiotlb_throttle *t;
@@ -366,6 +413,9 @@ int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
 		return 0;
 
 	t = dev->dma_io_tlb_mem->throttle;
+	/* No wait makes room for it: its maps fail, and say so at once. */
+	if (slots > t->mem->nslabs)
+		return 0;
 	if (throttle_charge_fast(t, slots)) {
 		*attrs |= __DMA_ATTR_ADMITTED;
 		if (may_block)
@@ -386,11 +436,11 @@ EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_admit);
  * See dma_unadmit().
  */
 void swiotlb_throttle_unadmit(struct device *dev, unsigned int slots,
-		unsigned long attrs)
+			      unsigned long attrs)
 {
 	if (attrs & __DMA_ATTR_ADMITTED)
-		__swiotlb_throttle_release(dev->dma_io_tlb_mem->throttle, slots,
-					   attrs & __DMA_ATTR_SERIALIZED);
+		swiotlb_throttle_uncharge(dev->dma_io_tlb_mem->throttle, slots,
+					  attrs & __DMA_ATTR_SERIALIZED);
 }
 EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_unadmit);
 
@@ -406,7 +456,8 @@ EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_unadmit);
  * Return: Number of slots taken, to be given back if the list is not mapped.
  */
 unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
-		struct scatterlist *sgl, int nents, unsigned long *attrs)
+					 struct scatterlist *sgl, int nents,
+					 unsigned long *attrs)
 {
 	unsigned long admitted = DMA_ATTR_MAY_BLOCK;
 	struct scatterlist *sg;
@@ -430,7 +481,7 @@ unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
 
 	swiotlb_throttle_admit(dev, slots, &admitted);
 	*attrs |= admitted;
-	return slots;
+	return admitted ? slots : 0;
 }
 
 /**
@@ -443,15 +494,16 @@ unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
  * Return: the attributes that the later hooks of the call need.
  */
 unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
-		unsigned long attrs)
+				       unsigned long attrs)
 {
 	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
 
 	if (attrs & __DMA_ATTR_ADMITTED)
 		return attrs & SWIOTLB_THROTTLE_ATTRS;
 
-	if (!swiotlb_may_wait(dev)) {
-		percpu_counter_add_batch(&t->used, slots, t->batch);
+	/* What is too large for a mapping fails at once, as it always did. */
+	if (!swiotlb_may_wait(dev) || slots > IO_TLB_SEGSIZE) {
+		throttle_add(t, slots);
 		return 0;
 	}
 	if (throttle_charge_fast(t, slots))
@@ -459,9 +511,43 @@ unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
 	return throttle_admit_slow(t, slots, true) & ~__DMA_ATTR_ADMITTED;
 }
 
+/* The serialized request gives back @slots, perhaps its last. */
+static void throttle_unserialize(struct swiotlb_throttle *t,
+				 unsigned int slots)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&t->wait.lock, flags);
+	t->serial_slots -= slots;
+	if (WARN_ON_ONCE(t->serial_slots < 0))
+		t->serial_slots = 0;
+	if (!t->serial_slots)
+		swiotlb_throttle_dispatch(t);
+	spin_unlock_irqrestore(&t->wait.lock, flags);
+}
+
+/**
+ * swiotlb_throttle_uncharge() - give back slots that were promised, not taken
+ * @t:		Throttle.
+ * @slots:	Number of slots.
+ * @serialized:	They were promised to the serialized request.
+ *
+ * Context: Any; does not sleep.
+ */
+void swiotlb_throttle_uncharge(struct swiotlb_throttle *t, unsigned int slots,
+			       bool serialized)
+{
+	bool waiting = throttle_sub(t, slots);
+
+	if (serialized)
+		throttle_unserialize(t, slots);
+	if (waiting)
+		throttle_note_freed(t, slots);
+}
+
 /*
- * The room that was freed may do for the first in the retry list.  It goes to
- * the end, and passes the word on when it has searched, until all have.
+ * The room that was freed may do for one in the retry list.  It goes to the
+ * end of it, and wakes the next one when it has searched, until all have.
  */
 static void throttle_wake_retry(struct swiotlb_throttle *t)
 {
@@ -469,152 +555,128 @@ static void throttle_wake_retry(struct swiotlb_throttle *t)
 
 	lockdep_assert_held(&t->wait.lock);
 
-	retry = list_first_entry_or_null(&t->retry, struct swiotlb_retry,
-					 entry);
-	if (retry && retry->seen != atomic_long_read(&t->freed)) {
+	list_for_each_entry(retry, &t->retry, entry) {
+		if (retry->seen == t->retry_seq)
+			continue;
 		list_move_tail(&retry->entry, &t->retry);
 		wake_up_process(retry->task);
+		break;
 	}
 }
 
-/* @slots were freed while somebody waits. */
-static void throttle_note_freed(struct swiotlb_throttle *t, unsigned int slots)
-{
-	unsigned long flags;
-
-	/* A full barrier: see the end of swiotlb_throttle_dispatch(). */
-	if (atomic_long_add_return(slots, &t->freed) < READ_ONCE(t->goal) &&
-	    !READ_ONCE(t->nr_retry))
-		return;
-
-	spin_lock_irqsave(&t->wait.lock, flags);
-	throttle_wake_retry(t);
-	if (atomic_long_read(&t->freed) >= t->goal)
-		swiotlb_throttle_dispatch(t);
-	spin_unlock_irqrestore(&t->wait.lock, flags);
-}
-
 /**
- * __swiotlb_throttle_release() - give slots back
+ * __swiotlb_throttle_release() - slots have been unmapped
  * @t:		Throttle.
- * @slots:	Number of slots, free already if they had been mapped.
- * @serialized:	They were taken by the serialized request.
+ * @slots:	Number of slots, free already.
+ * @slot:	What the first of them remembered, SWIOTLB_SLOT_*.
  *
  * Context: Any; does not sleep.
  */
 void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
-		bool serialized)
+				unsigned char slot)
 {
 	unsigned long flags;
 
-	percpu_counter_add_batch(&t->used, -(s64)slots, t->batch);
+	/* Its request keeps them, and is going to map again or to give up. */
+	if (unlikely(slot & SWIOTLB_SLOT_UNDONE))
+		return;
 
-	if (unlikely(serialized)) {
-		spin_lock_irqsave(&t->wait.lock, flags);
-		t->serial_slots -= slots;
-		if (!t->serial_slots)
-			swiotlb_throttle_dispatch(t);
-		spin_unlock_irqrestore(&t->wait.lock, flags);
+	if (!throttle_sub(t, slots)) {
+		if (unlikely(slot & SWIOTLB_SLOT_SERIALIZED))
+			throttle_unserialize(t, slots);
+		return;
 	}
 
-	/*
-	 * Either the sum in swiotlb_throttle_dispatch() sees the slots gone or
-	 * we see that somebody waits.
-	 */
-	smp_mb();
-	if (unlikely(READ_ONCE(t->waiting))) {
-		if (READ_ONCE(t->last_freed) != jiffies)
-			WRITE_ONCE(t->last_freed, jiffies);
-		throttle_note_freed(t, slots);
+	if (READ_ONCE(t->last_freed) != jiffies)
+		WRITE_ONCE(t->last_freed, jiffies);
+	if (slot & SWIOTLB_SLOT_SERIALIZED)
+		throttle_unserialize(t, slots);
+	throttle_note_freed(t, slots);
+	if (READ_ONCE(t->nr_retry)) {
+		spin_lock_irqsave(&t->wait.lock, flags);
+		WRITE_ONCE(t->retry_seq, t->retry_seq + 1);
+		throttle_wake_retry(t);
+		spin_unlock_irqrestore(&t->wait.lock, flags);
 	}
 }
 EXPORT_SYMBOL_IF_KUNIT(__swiotlb_throttle_release);
 
-static void throttle_retry_end(struct swiotlb_throttle *t,
-		struct swiotlb_retry *retry, bool timed_out, bool stalled)
-{
-	spin_lock_irq(&t->wait.lock);
-	list_del(&retry->entry);
-	WRITE_ONCE(t->nr_retry, t->nr_retry - 1);
-	retry->queued = false;
-	if (timed_out)
-		throttle_give_up(t, stalled);
-	else
-		WRITE_ONCE(t->waiting, t->waiting - 1);
-	throttle_wake_retry(t);
-	spin_unlock_irq(&t->wait.lock);
-}
-
 /**
  * __swiotlb_throttle_retry() - wait for an unmap after a search found no room
  * @dev:	Device which maps.
- * @attrs:	From swiotlb_throttle_begin() or swiotlb_throttle_admit().
  * @failed:	The search failed; if not, the waiting is over.
- * @unwound:	Slots that the caller itself unmapped since it searched.
  * @retry:	State, initialized by swiotlb_retry_init().
  *
  * To be called after each search until it returns %false.  The first call only
  * makes the caller known, and the search that follows closes the race with
  * those who did not see it yet.
  *
- * Context: May sleep if @attrs has %DMA_ATTR_MAY_BLOCK.  Nothing may be held
- * that the pool needs to get slots back.
+ * Context: May sleep.  The caller must hold nothing of the pool.
  * Return: %true if another search may find room.
  */
-bool __swiotlb_throttle_retry(struct device *dev, unsigned long attrs,
-		bool failed, unsigned int unwound, struct swiotlb_retry *retry)
+bool __swiotlb_throttle_retry(struct device *dev, bool failed,
+			      struct swiotlb_retry *retry)
 {
 	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
-	bool stalled;
-	long left;
+	bool off, stalled = false;
+	long left = 1;
 
-	if (!failed || READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF) {
-		if (retry->queued)
-			throttle_retry_end(t, retry, false, false);
-		return false;
-	}
-
-	if (!retry->queued) {
+	if (failed && !retry->queued) {
+		if (READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF)
+			return false;
 		retry->task = current;
 		retry->start = jiffies;
+		retry->since = ktime_get();
 		retry->queued = true;
 		spin_lock_irq(&t->wait.lock);
 		throttle_add_waiting(t);
+		t->retried++;
 		list_add_tail(&retry->entry, &t->retry);
 		WRITE_ONCE(t->nr_retry, t->nr_retry + 1);
-		retry->seen = atomic_long_read(&t->freed);
+		retry->seen = t->retry_seq;
 		spin_unlock_irq(&t->wait.lock);
-		/* Pairs with the barrier in __swiotlb_throttle_release(). */
+		/* Pairs with the barrier in throttle_sub(). */
 		smp_mb();
 		return true;
 	}
 
-	spin_lock_irq(&t->wait.lock);
-	/* Others may use what we took for a moment, but it is no news to us. */
-	retry->seen += unwound;
-	atomic_long_add(unwound, &t->freed);
-	throttle_wake_retry(t);
-	spin_unlock_irq(&t->wait.lock);
+	off = READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF;
+	if (failed && !off) {
+		spin_lock_irq(&t->wait.lock);
+		throttle_wake_retry(t);
+		spin_unlock_irq(&t->wait.lock);
+	}
 
-	for (;;) {
+	while (failed && !off) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
-		left = throttle_time_left(t, retry->start, &stalled);
-		if (left <= 0 || atomic_long_read(&t->freed) != retry->seen ||
-		    READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF)
+		/* With the wait for the admission this is not much more. */
+		left = throttle_time_left(t, retry->start,
+			READ_ONCE(swiotlb_throttle_params.cap_ms) / 2, &stalled);
+		off = READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF;
+		if (left <= 0 || READ_ONCE(t->retry_seq) != retry->seen)
 			break;
 		io_schedule_timeout(left);
 	}
 	__set_current_state(TASK_RUNNING);
 
-	if (left <= 0) {
-		throttle_retry_end(t, retry, true, stalled);
-		return false;
-	}
-
 	spin_lock_irq(&t->wait.lock);
-	retry->seen = atomic_long_read(&t->freed);
+	if (failed && !off && left > 0) {
+		retry->seen = t->retry_seq;
+		spin_unlock_irq(&t->wait.lock);
+		return true;
+	}
+	list_del(&retry->entry);
+	retry->queued = false;
+	WRITE_ONCE(t->nr_retry, t->nr_retry - 1);
+	throttle_note_wait(t, retry->since);
+	if (failed && !off)
+		throttle_give_up(t, stalled);
+	else
+		WRITE_ONCE(t->waiting, t->waiting - 1);
+	/* Perhaps it did not use all the room, or none. */
+	throttle_wake_retry(t);
 	spin_unlock_irq(&t->wait.lock);
-	return true;
+	return false;
 }
 
 /* The thresholds follow the parameters and the size of the pool. */
@@ -630,16 +692,19 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 	lockdep_assert_held(&swiotlb_throttle_mutex);
 
 	/*
-	 * The parts of all CPUs add up to a sixteenth of the pool at most: so
-	 * much below the threshold the lock is taken, and no farther from it.
-	 * A smaller batch would make the parts fold more often.
+	 * The parts of all CPUs add up to an eighth of the pool at most: so much
+	 * below the threshold the lock is taken. With less, the parts would
+	 * fold into the central count more often.
 	 */
-	batch = clamp_t(unsigned long, nslabs / (16 * ncpus), 1, S32_MAX / 2);
+	batch = clamp_t(unsigned long, nslabs / (8 * ncpus), 1, S32_MAX / 2);
 
 	spin_lock_irqsave(&t->wait.lock, flags);
 	/* A part may have grown up to the old batch, so it never shrinks. */
-	t->batch = max(t->batch, batch);
-	t->slack = (long)t->batch * ncpus;
+	batch = max(t->batch, batch);
+	WRITE_ONCE(t->slack, (long)batch * ncpus);
+	/* No part must grow to a batch that @slack does not allow for. */
+	smp_wmb();
+	WRITE_ONCE(t->batch, batch);
 	WRITE_ONCE(t->low, mult_frac(nslabs, swiotlb_throttle_params.low, 100));
 	if (swiotlb_throttle_params.high == 100)
 		WRITE_ONCE(t->high, SWIOTLB_THROTTLE_OFF);
@@ -651,6 +716,7 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 	/* Those who still wait have to look at the timeouts again. */
 	list_for_each_entry(w, &t->wait.head, wait.entry)
 		w->wait.func(&w->wait, TASK_NORMAL, 0, NULL);
+	t->retry_seq++;
 	list_for_each_entry(retry, &t->retry, entry)
 		wake_up_process(retry->task);
 	spin_unlock_irqrestore(&t->wait.lock, flags);
@@ -705,7 +771,7 @@ static void swiotlb_throttle_attach(struct io_tlb_mem *mem)
 	INIT_LIST_HEAD(&t->retry);
 	throttle_set_thresholds(t);
 	list_add(&t->node, &swiotlb_throttles);
-	/* No device uses the pool yet: no map goes uncounted. */
+	/* The allocator is new, nobody uses it: no map goes uncounted. */
 	mem->throttle = t;
 	static_branch_enable(&swiotlb_throttle_key);
 }
@@ -734,7 +800,7 @@ void __ref swiotlb_throttle_resize(struct io_tlb_mem *mem)
 	mutex_lock(&swiotlb_throttle_mutex);
 	if (mem->throttle)
 		throttle_set_thresholds(mem->throttle);
-	else
+	else if (mem->nslabs == mem->defpool.nslabs)
 		swiotlb_throttle_attach(mem);
 	mutex_unlock(&swiotlb_throttle_mutex);
 }

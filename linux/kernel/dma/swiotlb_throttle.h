@@ -33,7 +33,7 @@
  * no alignment mask, exactly.
  */
 static inline unsigned int swiotlb_nr_slots(struct device *dev,
-		phys_addr_t phys, size_t size)
+					    phys_addr_t phys, size_t size)
 {
 	size_t offset = phys & dma_get_min_align_mask(dev) & (IO_TLB_SIZE - 1);
 
@@ -44,7 +44,6 @@ static inline unsigned int swiotlb_nr_slots(struct device *dev,
 
 /**
  * struct swiotlb_throttle - the throttle of one swiotlb allocator
- * @used:	Slots taken, and slots promised to admitted requests.
  * @high:	Nobody who can wait is admitted above it, but for one request.
  *		SWIOTLB_THROTTLE_OFF when throttling is off.
  * @low:	Below it every waiter is let go.
@@ -54,6 +53,7 @@ static inline unsigned int swiotlb_nr_slots(struct device *dev,
  *		of @wait, read without it by every unmap.
  * @mem:	The allocator.
  * @node:	In the list of all throttles.
+ * @used:	Slots taken, and slots promised to admitted requests.
  * @freed:	Slots given back since boot, counted while somebody waits.
  * @goal:	The value of @freed from which the queue is looked at again.
  * @last_freed:	When slots were last given back while somebody waited, or
@@ -63,17 +63,18 @@ static inline unsigned int swiotlb_nr_slots(struct device *dev,
  *		@freed and @last_freed.
  * @retry:	Admitted maps which found no room and wait for an unmap.
  * @nr_retry:	Number of entries in @retry.
+ * @retry_seq:	Number of unmaps while there are any.
  * @serial_slots: Slots that the serialized request still holds; 0 when the
  *		serialized place is free.
  * @throttled:	Requests which had to wait.
  * @serialized:	Requests let through above @high.
  * @timed_out:	Waits given up because nothing was freed.
  * @capped:	Waits given up because they had lasted too long.
- * @wakeups:	How often a waiting task was made to run.
+ * @wakeups:	How often a task that waits to be admitted was made to run.
+ * @retried:	Maps which found no room although they were admitted.
  * @longest_wait: The longest wait of a request, in nanoseconds.
  */
 struct swiotlb_throttle {
-	struct percpu_counter used;
 	long high;
 	long low;
 	long slack;
@@ -82,6 +83,8 @@ struct swiotlb_throttle {
 	struct io_tlb_mem *mem;
 	struct list_head node;
 
+	struct percpu_counter used ____cacheline_aligned_in_smp;
+
 	atomic_long_t freed ____cacheline_aligned_in_smp;
 	long goal;
 	unsigned long last_freed;
@@ -89,12 +92,14 @@ struct swiotlb_throttle {
 	wait_queue_head_t wait ____cacheline_aligned_in_smp;
 	struct list_head retry;
 	unsigned int nr_retry;
+	unsigned long retry_seq;
 	long serial_slots;
 	unsigned long throttled;
 	unsigned long serialized;
 	unsigned long timed_out;
 	unsigned long capped;
 	unsigned long wakeups;
+	unsigned long retried;
 	s64 longest_wait;
 };
 
@@ -105,7 +110,7 @@ struct swiotlb_throttle {
  * @high:	Percent of a pool's slots; 100 turns throttling off.
  * @low:	Percent of a pool's slots, at most @high.
  * @stall_ms:	A wait ends when no slot has been freed for so long.
- * @cap_ms:	No wait lasts longer, at least @stall_ms.
+ * @cap_ms:	No request waits longer to be admitted; at least @stall_ms.
  */
 struct swiotlb_throttle_params {
 	int high;
@@ -114,6 +119,7 @@ struct swiotlb_throttle_params {
 	int cap_ms;
 };
 
+/* A request may wait as long again for room, and block drivers give up at 30 s. */
 #define SWIOTLB_THROTTLE_MAX_MS	10000
 
 extern struct swiotlb_throttle_params swiotlb_throttle_params;
@@ -123,15 +129,17 @@ int swiotlb_throttle_set_params(const struct swiotlb_throttle_params *new);
  * struct swiotlb_retry - a map that looks for slots more than once
  * @entry:	In the retry list of a throttle.
  * @task:	The task that maps.
- * @start:	When the first search had failed, in jiffies.
- * @seen:	Value of the throttle's @freed before the last search.
+ * @since:	When the first search had failed.
+ * @start:	The same, in jiffies.
+ * @seen:	Value of the throttle's @retry_seq before the last search.
  * @queued:	@entry is in the list.
  */
 struct swiotlb_retry {
 	struct list_head entry;
 	struct task_struct *task;
+	ktime_t since;
 	unsigned long start;
-	long seen;
+	unsigned long seen;
 	bool queued;
 };
 
@@ -139,45 +147,50 @@ DECLARE_STATIC_KEY_FALSE(swiotlb_throttle_key);
 
 bool swiotlb_may_wait(struct device *dev);
 int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
-		unsigned long *attrs);
+			   unsigned long *attrs);
 void swiotlb_throttle_unadmit(struct device *dev, unsigned int slots,
-		unsigned long attrs);
+			      unsigned long attrs);
 unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
-		struct scatterlist *sgl, int nents, unsigned long *attrs);
+					 struct scatterlist *sgl, int nents,
+					 unsigned long *attrs);
 unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
-		unsigned long attrs);
-bool __swiotlb_throttle_retry(struct device *dev, unsigned long attrs,
-		bool failed, unsigned int unwound, struct swiotlb_retry *retry);
+				       unsigned long attrs);
+bool __swiotlb_throttle_retry(struct device *dev, bool failed,
+			      struct swiotlb_retry *retry);
+void swiotlb_throttle_uncharge(struct swiotlb_throttle *t, unsigned int slots,
+			       bool serialized);
 void __swiotlb_throttle_release(struct swiotlb_throttle *t,
-		unsigned int slots, bool serialized);
+				unsigned int slots, unsigned char slot);
 void swiotlb_throttle_resize(struct io_tlb_mem *mem);
 
-static inline struct swiotlb_throttle *swiotlb_throttle_of(
-		struct io_tlb_mem *mem)
+static inline struct swiotlb_throttle *
+swiotlb_throttle_of(struct io_tlb_mem *mem)
 {
 	if (static_branch_unlikely(&swiotlb_throttle_key))
 		return mem->throttle;
 	return NULL;
 }
 
-/* Before the search: account for @slots, and wait for them if need be. */
-static inline unsigned long swiotlb_throttle_begin(struct device *dev,
-		unsigned int slots, unsigned long attrs)
+/* Before the search: account for @size bytes, and wait for room if need be. */
+static inline unsigned long
+swiotlb_throttle_begin(struct device *dev, size_t size, unsigned long attrs)
 {
 	struct swiotlb_throttle *t = swiotlb_throttle_of(dev->dma_io_tlb_mem);
+	unsigned int slots = DIV_ROUND_UP(size, IO_TLB_SIZE);
 
 	if (!t)
 		return 0;
 	if (!(attrs & SWIOTLB_THROTTLE_ATTRS)) {
-		percpu_counter_add_batch(&t->used, slots, t->batch);
+		percpu_counter_add_batch(&t->used, slots, READ_ONCE(t->batch));
 		return 0;
 	}
 	return __swiotlb_throttle_begin(dev, slots, attrs);
 }
 
 /* Before a list is mapped; a request that is admitted already stays so. */
-static inline unsigned int swiotlb_throttle_admit_sg(struct device *dev,
-		struct scatterlist *sgl, int nents, unsigned long *attrs)
+static inline unsigned int
+swiotlb_throttle_admit_sg(struct device *dev, struct scatterlist *sgl,
+			  int nents, unsigned long *attrs)
 {
 	if ((*attrs & SWIOTLB_THROTTLE_ATTRS) != DMA_ATTR_MAY_BLOCK)
 		return 0;
@@ -186,44 +199,75 @@ static inline unsigned int swiotlb_throttle_admit_sg(struct device *dev,
 
 /* After a search: is another one worth it? Sleeps until it may be. */
 static inline bool swiotlb_throttle_retry(struct device *dev,
-		unsigned long attrs, bool failed, unsigned int unwound,
-		struct swiotlb_retry *retry)
+					  unsigned long attrs, bool failed,
+					  struct swiotlb_retry *retry)
 {
 	if (likely(!(attrs & DMA_ATTR_MAY_BLOCK)))
 		return false;
 	if (likely(!failed && !retry->queued))
 		return false;
-	return __swiotlb_throttle_retry(dev, attrs, failed, unwound, retry);
+	return __swiotlb_throttle_retry(dev, failed, retry);
 }
 
 /* The map failed: what swiotlb_throttle_begin() took is given back. */
-static inline void swiotlb_throttle_abort(struct device *dev,
-		unsigned int slots, unsigned long attrs)
+static inline void swiotlb_throttle_abort(struct device *dev, size_t size,
+					  unsigned long attrs)
 {
 	struct swiotlb_throttle *t = swiotlb_throttle_of(dev->dma_io_tlb_mem);
 
 	if (t && !(attrs & __DMA_ATTR_ADMITTED))
-		__swiotlb_throttle_release(t, slots,
-					   attrs & __DMA_ATTR_SERIALIZED);
+		swiotlb_throttle_uncharge(t, DIV_ROUND_UP(size, IO_TLB_SIZE),
+					  attrs & __DMA_ATTR_SERIALIZED);
 }
 
 /*
- * The slots are free again. What an admitted request unwinds stays promised
- * to it.
+ * What the first slot of a mapping remembers: it belongs to the serialized
+ * request; it is unmapped to be mapped again, and stays with its request.
  */
+#define SWIOTLB_SLOT_SERIALIZED	BIT(0)
+#define SWIOTLB_SLOT_UNDONE	BIT(1)
+
+/* The slots are free again; @slot is what the first of them remembers. */
 static inline void swiotlb_throttle_release(struct io_tlb_mem *mem,
-		unsigned int slots, unsigned long attrs, bool serialized)
+					    unsigned int slots,
+					    unsigned char slot)
 {
 	struct swiotlb_throttle *t = swiotlb_throttle_of(mem);
 
-	if (t && !(attrs & __DMA_ATTR_ADMITTED))
-		__swiotlb_throttle_release(t, slots, serialized);
+	if (t)
+		__swiotlb_throttle_release(t, slots, slot);
 }
 
-/* A list is mapped piece by piece: only its first map holds nothing. */
-static inline unsigned long swiotlb_throttle_held(unsigned long attrs)
+/*
+ * A list is mapped piece by piece: only its first map holds nothing, and only
+ * if the list as a whole is not being retried.
+ */
+static inline unsigned long
+swiotlb_throttle_piece(unsigned long attrs, int piece,
+		       struct swiotlb_retry *retry)
 {
-	return attrs & ~DMA_ATTR_MAY_BLOCK;
+	if (piece || retry->queued)
+		attrs &= ~DMA_ATTR_MAY_BLOCK;
+	return attrs;
+}
+
+/* After piece number @piece of a list; a first piece has waited by itself. */
+static inline bool swiotlb_throttle_retry_list(struct device *dev,
+					       unsigned long attrs, bool failed,
+					       int piece,
+					       struct swiotlb_retry *retry)
+{
+	if (!piece && !retry->queued)
+		failed = false;
+	return swiotlb_throttle_retry(dev, attrs, failed, retry);
+}
+
+/* For the unmaps of a request that could not be mapped as a whole. */
+static inline unsigned long swiotlb_throttle_undo(unsigned long attrs)
+{
+	if (attrs & __DMA_ATTR_ADMITTED)
+		attrs |= __DMA_ATTR_UNDO;
+	return attrs;
 }
 
 static inline void swiotlb_retry_init(struct swiotlb_retry *retry)
@@ -239,41 +283,59 @@ static inline void swiotlb_retry_init(struct swiotlb_retry *retry)
 {
 }
 
-static inline unsigned int swiotlb_throttle_admit_sg(struct device *dev,
-		struct scatterlist *sgl, int nents, unsigned long *attrs)
+static inline unsigned int
+swiotlb_throttle_admit_sg(struct device *dev, struct scatterlist *sgl,
+			  int nents, unsigned long *attrs)
 {
 	return 0;
 }
 
 static inline void swiotlb_throttle_unadmit(struct device *dev,
-		unsigned int slots, unsigned long attrs)
+					    unsigned int slots,
+					    unsigned long attrs)
 {
 }
 
-static inline unsigned long swiotlb_throttle_begin(struct device *dev,
-		unsigned int slots, unsigned long attrs)
+static inline unsigned long
+swiotlb_throttle_begin(struct device *dev, size_t size, unsigned long attrs)
 {
 	return 0;
 }
 
 static inline bool swiotlb_throttle_retry(struct device *dev,
-		unsigned long attrs, bool failed, unsigned int unwound,
-		struct swiotlb_retry *retry)
+					  unsigned long attrs, bool failed,
+					  struct swiotlb_retry *retry)
 {
 	return false;
 }
 
-static inline void swiotlb_throttle_abort(struct device *dev,
-		unsigned int slots, unsigned long attrs)
+static inline void swiotlb_throttle_abort(struct device *dev, size_t size,
+					  unsigned long attrs)
 {
 }
 
 static inline void swiotlb_throttle_release(struct io_tlb_mem *mem,
-		unsigned int slots, unsigned long attrs, bool serialized)
+					    unsigned int slots,
+					    unsigned char slot)
 {
 }
 
-static inline unsigned long swiotlb_throttle_held(unsigned long attrs)
+static inline unsigned long
+swiotlb_throttle_piece(unsigned long attrs, int piece,
+		       struct swiotlb_retry *retry)
+{
+	return attrs;
+}
+
+static inline bool swiotlb_throttle_retry_list(struct device *dev,
+					       unsigned long attrs, bool failed,
+					       int piece,
+					       struct swiotlb_retry *retry)
+{
+	return false;
+}
+
+static inline unsigned long swiotlb_throttle_undo(unsigned long attrs)
 {
 	return attrs;
 }

@@ -80,6 +80,7 @@ void swiotlb_throttle_create_debugfs(struct io_tlb_mem *mem)
 	debugfs_create_ulong("throttle_serialized", 0400, dir, &t->serialized);
 	debugfs_create_ulong("throttle_timed_out", 0400, dir, &t->timed_out);
 	debugfs_create_ulong("throttle_capped", 0400, dir, &t->capped);
+	debugfs_create_ulong("throttle_retried", 0400, dir, &t->retried);
 	debugfs_create_ulong("throttle_wakeups", 0400, dir, &t->wakeups);
 	debugfs_create_u32("throttle_waiting", 0400, dir, &t->waiting);
 	debugfs_create_file("throttle_longest_wait_ms", 0600, dir, t,

@@ -13,7 +13,7 @@ static DEFINE_MUTEX(swiotlb_sysctl_mutex);
 static struct swiotlb_throttle_params swiotlb_sysctl_params;
 
 static int swiotlb_sysctl_handler(const struct ctl_table *table, int write,
-		void *buffer, size_t *lenp, loff_t *ppos)
+				  void *buffer, size_t *lenp, loff_t *ppos)
 {
 	int ret;
 

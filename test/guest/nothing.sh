@@ -1,0 +1,1 @@
+# Boots, and lets the host read what the kernel printed.

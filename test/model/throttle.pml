@@ -1,0 +1,633 @@
+/*
+ * The protocol of kernel/dma/swiotlb_throttle.c, for spin. Every inline bears the name of the C function it
+ * stands for; README.md says what is modelled, and test/model/run which configurations are checked.
+ *
+ * Memory. What a process stores without a lock's or barrier's help need not be seen by others at once: a
+ * change of the per-CPU counter waits in the buffer of its CPU (dpart, dcount), and @waiting and @goal in the
+ * buffer of whoever holds the lock (the values under the lock are nwait and ngoal). The buffers drain at any
+ * time (proctype memory), each by itself, and at the latest in smp_mb(), in a value-returning atomic and when
+ * the lock is given back; taking the lock drains nothing. That is weaker than x86, where stores stay in order.
+ */
+#ifndef HIGH
+#define HIGH	16
+#define LOW	14
+#endif
+#ifndef NEWHIGH
+#define NEWHIGH	0	/* 0: the thresholds do not change */
+#define NEWLOW	0
+#endif
+#ifndef TRY
+#define TRY	0	/* bit i: request i must not block */
+#endif
+#ifndef IMPATIENT
+#define IMPATIENT 0	/* bit i: request i may time out, at any moment */
+#endif
+#ifndef SPLIT
+#define SPLIT	0	/* bit i: request i is unmapped in two pieces, on two CPUs */
+#endif
+#ifndef HOLD
+#define HOLD	0	/* bit i: request i is unmapped when all else has come to rest */
+#endif
+#ifndef SLOWDISK
+#define SLOWDISK 1	/* serialized requests may do so, too */
+#endif
+#ifndef UNMAPPER
+#define UNMAPPER(i) ((i) & 1)
+#endif
+#ifndef PSERIAL
+#define PSERIAL	0	/* the first of the slots that are in use from the start are serialized ones */
+#endif
+#ifndef NP
+#define NP	0
+#endif
+#ifndef S1
+#define S1	0
+#endif
+#ifndef S2
+#define S2	0
+#endif
+#ifndef P0
+#define P0	0
+#endif
+#ifndef P1
+#define P1	0
+#endif
+#ifndef P2
+#define P2	0
+#endif
+#ifndef SUMSTEPS
+#define SUMSTEPS 0	/* 1: percpu_counter_sum() reads one part at a time */
+#endif
+
+/* Requests 0..NM-1 are made by the mappers; NM..NR-1 are in use from the start. */
+#define NR	(NM + NP)
+#define SIZE(i)	((i) == 0 -> S0 : ((i) == 1 && NM > 1 -> S1 : ((i) == 2 && NM > 2 -> S2 : \
+		((i) == NM -> P0 : ((i) == NM + 1 -> P1 : P2)))))
+#define BIT(mask, i) (((mask) >> (i)) & 1)
+#if NEWHIGH > 0
+#define CHANGER	1
+#else
+#define CHANGER	0
+#endif
+
+/* A mapper a CPU, then the two that unmap, then the one that changes the thresholds. */
+#if NM + CHANGER == 4
+#define NCPU	6
+#elif NM + CHANGER == 3
+#define NCPU	5
+#else
+#define NCPU	4
+#endif
+#ifndef BATCH
+#define BATCH	2
+#endif
+#ifndef PART
+#define PART	(BATCH - 1)
+#endif
+#define SLACK	(BATCH * NCPU)
+
+#define INF	250	/* LONG_MAX */
+#define OFF	200	/* SWIOTLB_THROTTLE_OFF */
+#define NONE	255
+
+/* struct swiotlb_throttle */
+short count;		/* used: the central count, */
+short part[NCPU];	/* and the parts of the CPUs */
+short high = HIGH, low = LOW;
+bit waiting;		/* as others see it: 0 or not */
+byte nwait;		/* as the holder of the lock sees it */
+byte freed;
+byte goal = INF;	/* as others see it */
+byte ngoal = INF;
+bit lock;		/* t->wait.lock */
+chan queue = [NM] of { byte };
+byte serial_slots;
+
+/* The buffers. */
+short dpart[NCPU], dcount[NCPU];
+bit fbclock;		/* of used: held until a fold is visible, and while a sum is made */
+
+/* struct throttle_waiter, and where a request is */
+bit admitted[NM];
+bit serialized[NR];
+#define NEW	0
+#define MAPPED	1
+#define HALF	2	/* one piece is unmapped */
+#define ENDED	3
+byte state[NR];
+bit release_now[NR];	/* what is held is held no longer */
+
+/* What must be true, kept beside the protocol. */
+byte inuse;		/* slots that the throttle let through, timed out ones not among them */
+byte serial_inuse;
+bit timedout[NR];
+bit asleep[NM];
+byte ticket[NM], tickets;
+
+inline drain(cpu)
+{
+	count = count + dcount[cpu];
+	part[cpu] = part[cpu] + dpart[cpu];
+	if
+	:: dcount[cpu] != 0 -> fbclock = 0
+	:: else
+	fi;
+	dcount[cpu] = 0;
+	dpart[cpu] = 0
+}
+
+inline smp_mb(cpu)
+{
+	d_step { drain(cpu) }
+}
+
+/* By the holder of the lock. */
+inline smp_mb_locked(cpu)
+{
+	d_step { drain(cpu); waiting = (nwait > 0); goal = ngoal }
+}
+
+inline spin_lock()
+{
+	!lock;
+	lock = 1
+}
+
+inline spin_unlock(cpu)
+{
+	d_step { drain(cpu); waiting = (nwait > 0); goal = ngoal; lock = 0 }
+}
+
+inline percpu_counter_add_batch(cpu, amount)
+{
+	drain(cpu);
+	if
+	:: part[cpu] + (amount) < BATCH && part[cpu] + (amount) > -BATCH ->
+		dpart[cpu] = amount
+	:: else ->
+		!fbclock;
+		fbclock = 1;
+		dcount[cpu] = part[cpu] + (amount);
+		dpart[cpu] = -part[cpu]
+	fi
+}
+
+inline percpu_counter_sum(sum)
+{
+#if SUMSTEPS
+	atomic { !fbclock; fbclock = 1; sum = count; c = 0 }
+	do
+	:: d_step { c < NCPU -> sum = sum + part[c]; c++ }
+	:: atomic { c == NCPU -> c = 0; fbclock = 0; break }
+	od
+#else
+	!fbclock;
+	sum = count;
+	c = 0;
+	do
+	:: c < NCPU -> sum = sum + part[c]; c++
+	:: else -> break
+	od;
+	c = 0
+#endif
+}
+
+/* The body of the loop in swiotlb_throttle_dispatch(), and throttle_wake_task(). */
+inline admit_waiter(cpu)
+{
+	queue?w;
+	if
+	:: used + SIZE(w) > high ->
+		assert(serial_inuse == 0);
+		serial_slots = SIZE(w);
+		serial_inuse = SIZE(w);
+		serialized[w] = 1
+	:: else
+	fi;
+	percpu_counter_add_batch(cpu, SIZE(w));
+	used = used + SIZE(w);
+	/* R1: what is let through is within the threshold, or the one serialized request. */
+	inuse = inuse + SIZE(w);
+	assert(serialized[w] || inuse <= high);
+	/* R6: in the order in which they came. */
+	c = 0;
+	do
+	:: c < NM -> assert(!asleep[c] || ticket[c] >= ticket[w]); c++
+	:: else -> c = 0; break
+	od;
+#ifndef FAULT_WAITING_EARLY
+	drain(cpu);		/* smp_store_release(&t->waiting) */
+#endif
+	nwait--;
+	assert(!admitted[w]);
+	admitted[w] = 1;
+	asleep[w] = 0;
+	ticket[w] = 0
+}
+
+/* @seen has been read from @freed before, in one step with taking the lock. */
+inline swiotlb_throttle_dispatch(cpu)
+{
+	do
+	::
+#if SUMSTEPS
+		smp_mb_locked(cpu);
+		percpu_counter_sum(used);
+#else
+		atomic {
+#ifndef FAULT_NO_BARRIER_DISPATCH
+			smp_mb_locked(cpu);
+#endif
+			percpu_counter_sum(used)
+		}
+#endif
+#ifdef FAULT_GOAL_BEFORE_READ
+		seen = freed;
+#endif
+		do
+		:: atomic {
+			len(queue) > 0 ->
+			queue?<w>;
+			if
+			:: used + SIZE(w) <= high || !serial_slots -> admit_waiter(cpu)
+			:: else ->
+				if
+				:: SIZE(w) > high -> ngoal = INF
+				:: else ->
+					c = (low < high - SIZE(w) -> low : high - SIZE(w));
+					assert(used > c);
+					ngoal = seen + used - c;
+					c = 0
+				fi;
+				w = 0; used = 0; seen = 0;
+				break
+			fi
+		   }
+		:: atomic { len(queue) == 0 -> ngoal = INF; w = 0; used = 0; seen = 0; break }
+		od;
+		atomic {
+#ifndef FAULT_NO_BARRIER_GOAL
+			smp_mb_locked(cpu);
+#endif
+			if
+			:: freed >= ngoal -> seen = freed	/* again */
+			:: else -> break
+			fi
+		}
+	od
+}
+
+inline throttle_charge_fast(req, cpu)
+{
+	fits = 0;
+	if
+	:: waiting
+	:: else ->
+		if
+		:: (count > 0 -> count : 0) + SLACK + SIZE(req) > high
+		:: else ->
+			atomic { percpu_counter_add_batch(cpu, SIZE(req)) }
+#ifdef FAULT_NO_TAKE_BACK
+			atomic { smp_mb(cpu); fits = 1; inuse = inuse + SIZE(req); assert(inuse <= high) }
+#else
+#ifdef FAULT_COUNT_BEFORE_WAITING
+			smp_mb(cpu);
+			fits = ((count > 0 -> count : 0) + SLACK <= high);
+			atomic {
+				if
+				:: fits && !waiting -> inuse = inuse + SIZE(req); assert(inuse <= high)
+				:: else -> fits = 0
+				fi
+			}
+#else
+			/* Whether a waiter is seen; the loads are in this order: smp_load_acquire(). */
+			atomic {
+#ifndef FAULT_NO_BARRIER_FAST
+				smp_mb(cpu);
+#endif
+				fits = !waiting
+			}
+			atomic {
+				if
+				:: fits && (count > 0 -> count : 0) + SLACK <= high ->
+					inuse = inuse + SIZE(req);
+					assert(inuse <= high)
+				:: else -> fits = 0
+				fi
+			}
+#endif
+#endif
+			if
+			:: !fits -> atomic { percpu_counter_add_batch(cpu, -SIZE(req)); took_back = 1 }
+			:: else
+			fi
+		fi
+	fi
+}
+
+inline throttle_sleep(req, cpu)
+{
+	if
+	:: impatient = 0
+	:: BIT(IMPATIENT, req) -> impatient = 1
+	fi;
+	if
+	:: atomic { admitted[req] && !lock -> drain(cpu) }
+	:: impatient ->
+		/* finish_wait() */
+		atomic {
+			!lock ->
+			if
+			:: queue??[eval(req)] ->
+				queue??eval(req);
+				asleep[req] = 0;
+				ticket[req] = 0
+			:: else
+			fi;
+			drain(cpu)
+		}
+		atomic { spin_lock(); impatient = !admitted[req] }
+		if
+		:: !impatient
+		:: else ->
+			atomic {
+				timedout[req] = 1;
+				nwait--		/* throttle_give_up() */
+			}
+			atomic { percpu_counter_add_batch(cpu, SIZE(req)); seen = freed }
+#ifndef FAULT_NO_DISPATCH_ON_TIMEOUT
+			swiotlb_throttle_dispatch(cpu)
+#endif
+		fi;
+		spin_unlock(cpu)
+	fi
+}
+
+inline throttle_admit_slow(req, cpu)
+{
+	atomic {
+		spin_lock();
+		seen = freed;
+		if
+		:: BIT(TRY, req) && len(queue) > 0 -> refused = 1
+		:: else ->
+			nwait++;	/* throttle_add_waiting() */
+			tickets = (len(queue) > 0 -> tickets + 1 : 1);
+			queue!req;
+			ticket[req] = tickets
+		fi
+	}
+	if
+	:: refused ->
+#ifndef FAULT_TRY_NO_DISPATCH
+		if
+		:: took_back -> swiotlb_throttle_dispatch(cpu)
+		:: else
+		fi;
+#endif
+	:: else ->
+#ifndef FAULT_NO_RECHECK
+		swiotlb_throttle_dispatch(cpu);
+#endif
+		if
+		:: !admitted[req] && BIT(TRY, req) ->
+			atomic {
+				queue??eval(req);
+				nwait--;
+				ngoal = INF;
+				ticket[req] = 0;
+				refused = 1
+			}
+		:: else
+		fi
+	fi;
+	if
+	:: admitted[req] || refused -> spin_unlock(cpu)
+	:: else ->
+		atomic { asleep[req] = 1; spin_unlock(cpu) }
+		throttle_sleep(req, cpu)
+	fi
+}
+
+/* swiotlb_throttle_admit(), __swiotlb_throttle_begin(): a request that may wait, or may be refused. */
+proctype mapper(byte i)
+{
+	byte w, c, seen;
+	short used;
+	bit fits, took_back, refused, impatient;
+
+	throttle_charge_fast(i, i);
+	if
+	:: fits
+	:: else -> throttle_admit_slow(i, i)
+	fi;
+	d_step { state[i] = (refused -> ENDED : MAPPED); fits = 0; took_back = 0; refused = 0; impatient = 0 }
+}
+
+inline throttle_note_freed(cpu, slots)
+{
+#ifdef FAULT_GOAL_READ_FIRST
+	g = goal;
+	d_step { drain(cpu); freed = freed + slots; seen = freed }
+#else
+	d_step { drain(cpu); freed = freed + slots; seen = freed }
+	g = goal;
+#endif
+	if
+	:: d_step { seen < g -> seen = 0; g = 0 }
+	:: else ->
+		atomic { seen = 0; g = 0; spin_lock(); seen = (freed >= ngoal -> freed : 0) }
+		if
+		:: seen -> swiotlb_throttle_dispatch(cpu)
+		:: else
+		fi;
+		spin_unlock(cpu)
+	fi
+}
+
+inline __swiotlb_throttle_release(req, cpu, slots)
+{
+	if
+	:: serialized[req] ->
+		atomic {
+			spin_lock();
+			serial_slots = serial_slots - slots;
+			serial_inuse = serial_inuse - slots;
+			seen = (serial_slots -> 0 : freed)
+		}
+		if
+		:: !serial_slots -> swiotlb_throttle_dispatch(cpu)
+		:: else
+		fi;
+		spin_unlock(cpu)
+	:: else
+	fi;
+	atomic {
+#ifndef FAULT_NO_BARRIER
+		smp_mb(cpu);
+#endif
+		g = waiting
+	}
+	if
+	:: g -> throttle_note_freed(cpu, slots)
+	:: else
+	fi
+}
+
+#define HELD(i)	((BIT(HOLD, i) || SLOWDISK && serialized[i]) && !release_now[i])
+#define READY(i) ((i) < NR && !HELD(i) && (UNMAPPER(i) == id && state[i] == MAPPED || \
+		BIT(SPLIT, i) && UNMAPPER(i) != id && state[i] == HALF))
+
+/* Completions, on another CPU than the map. */
+proctype unmapper(byte id)
+{
+	byte w, c, seen, g, i, n;
+	short used;
+
+end:
+	do
+	:: atomic {
+		if
+		:: READY(0) -> i = 0
+		:: READY(1) -> i = 1
+		:: READY(2) -> i = 2
+		:: READY(3) -> i = 3
+		:: READY(4) -> i = 4
+		:: READY(5) -> i = 5
+		fi;
+		if
+		:: state[i] == HALF -> n = SIZE(i) - 1; state[i] = ENDED
+		:: state[i] == MAPPED && BIT(SPLIT, i) -> n = 1; state[i] = HALF
+		:: else -> n = SIZE(i); state[i] = ENDED
+		fi;
+		if
+		:: !timedout[i] -> inuse = inuse - n
+		:: else
+		fi;
+		/* The first line of __swiotlb_throttle_release(). */
+		percpu_counter_add_batch(NM + id, -n)
+	   }
+	   __swiotlb_throttle_release(i, NM + id, n);
+	   d_step { i = 0; n = 0 }
+	od
+}
+
+/* throttle_set_thresholds(); the waiters that it makes look at the time again may do so anyhow. */
+proctype changer()
+{
+	byte w, c, seen;
+	short used;
+
+	atomic { spin_lock(); low = NEWLOW; high = NEWHIGH; seen = freed }
+	swiotlb_throttle_dispatch(NM + 2);
+	spin_unlock(NM + 2)
+}
+
+proctype memory()
+{
+end:
+	do
+	:: d_step { dpart[0] || dcount[0] -> drain(0) }
+	:: d_step { dpart[1] || dcount[1] -> drain(1) }
+	:: d_step { dpart[2] || dcount[2] -> drain(2) }
+	:: d_step { dpart[3] || dcount[3] -> drain(3) }
+#if NCPU > 4
+	:: d_step { dpart[4] || dcount[4] -> drain(4) }
+#endif
+#if NCPU > 5
+	:: d_step { dpart[5] || dcount[5] -> drain(5) }
+#endif
+	:: waiting != (nwait > 0) -> waiting = (nwait > 0)
+	:: goal != ngoal -> goal = ngoal
+	od
+}
+
+/* Looks at all whenever nothing moves any more, no time-out is to come, and only slots that are held remain. */
+proctype rest()
+{
+	byte i, ended, w;
+	short sum;
+
+	do
+	:: timeout -> d_step {
+		sum = count;
+		i = 0;
+		do
+		:: i < NCPU -> sum = sum + part[i]; i++
+		:: else -> break
+		od;
+		assert(!lock && !fbclock && nwait == len(queue));
+		if
+		:: len(queue) > 0 ->
+			queue?<w>;
+			/* R3: somebody has the serialized place, or the head of the queue would. */
+			assert(serial_slots > 0);
+			/* R5: at or below low, whoever fits below high goes. */
+			assert(sum > low || sum + SIZE(w) > high);
+			w = 0
+		:: else
+		fi;
+		/* The next one that is held is unmapped. */
+		i = 0;
+		ended = 0;
+		do
+		:: i < NR && state[i] == ENDED -> ended++; i++
+		:: i < NR && (state[i] == MAPPED || state[i] == HALF) && HELD(i) -> release_now[i] = 1; break
+		:: i < NR && state[i] != ENDED && !((state[i] == MAPPED || state[i] == HALF) && HELD(i)) -> i++
+		:: i == NR -> break
+		od;
+		if
+		:: i == NR ->
+			/* Nobody is left behind, and every charge has been given back, once. */
+			assert(ended == NR);
+			assert(sum == 0 && inuse == 0);
+			assert(serial_slots == 0 && serial_inuse == 0)
+		:: else -> ended = 0
+		fi;
+		i = 0;
+		sum = 0
+	   }
+	   if
+	   :: ended == NR -> break
+	   :: else
+	   fi
+	od
+}
+
+init
+{
+	byte i;
+
+	atomic {
+		i = NM;
+		do
+		:: i < NR ->
+			state[i] = MAPPED;
+			inuse = inuse + SIZE(i);
+			count = count + SIZE(i);
+			i++
+		:: else -> break
+		od;
+		if
+		:: PSERIAL -> serialized[NM] = 1; serial_slots = SIZE(NM); serial_inuse = SIZE(NM)
+		:: else
+		fi;
+		/* Some were mapped on CPU 0, and others unmapped on the last one. */
+		part[0] = PART;
+		part[NM + 1] = -(PART);
+		i = 0;
+		do
+		:: i < NM -> run mapper(i); i++
+		:: else -> break
+		od;
+		i = 0;
+		run unmapper(0);
+		run unmapper(1);
+		if
+		:: CHANGER -> run changer()
+		:: else
+		fi;
+		run memory();
+		run rest()
+	}
+}
