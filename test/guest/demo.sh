@@ -8,6 +8,7 @@ default_high=$(knob throttle_high)
 modes="off on"
 throttling || modes=off
 
+disk=/dev/$(nvme_disk 0) || exit 1
 probe_start || { tell "the return probe on swiotlb_tbl_map_single cannot be set"; exit 1; }
 plan $((rounds * $(echo $modes | wc -w)))
 
@@ -18,7 +19,7 @@ for round in $(seq "$rounds"); do
 		if [ $mode = off ]; then knob throttle_high 100; else knob throttle_high "$default_high"; fi
 		tell "phase $phase: throttling $mode, $seconds s"
 		measure_start
-		run_fio "phase$phase" $((seconds + 60)) --filename=/dev/nvme0n1 --ioengine=io_uring --direct=1 \
+		run_fio "phase$phase" $((seconds + 60)) --filename=$disk --ioengine=io_uring --direct=1 \
 			--rw=randread --bs=128k --iodepth=64 --numjobs=2 --time_based --runtime="$seconds" ||
 			{ not_ok "phase $phase, throttling $mode" "hang"; finish; }
 		measure_end

@@ -49,6 +49,16 @@ failed_maps() { awk '$1 == "Hits:" { n = $2 } END { print n + 0 }' $tracing/even
 maps_seen() { awk '$1 == "map" { print $2 }' $tracing/kprobe_profile; }
 maps_missed() { awk '$1 == "map" { print $3 }' $tracing/kprobe_profile; }
 
+# nvme_disk N: the name of the host's disk N; controllers come up in any order.
+nvme_disk() {
+	local c
+	for c in /sys/class/nvme/nvme*; do
+		[ "$(tr -d ' ' <"$c/serial")" = "rig$1" ] && echo "${c##*/}n1" && return
+	done
+	tell "disk $1 is not there"
+	return 1
+}
+
 # bounded SECONDS COMMAND...: run it, and when it does not end in time show who is blocked and give up on it.
 # Status 124 says so; its processes may still be there, in a sleep that no signal ends.
 bounded() {
@@ -99,13 +109,13 @@ measure_end() {
 	longest_wait_ms=$(stat throttle_longest_wait_ms)
 }
 
-# run_fio NAME LIMIT ARGS...: sets mib_s, p50_us, p99_us, errors from fio's JSON, which stays in the results.
+# run_fio NAME LIMIT ARGS...: sets mib_s, p50_us, p99_us, ios, reads, errors from fio's JSON, which stays in the results.
 run_fio() {
 	local name=$1 limit=$2 status=0
 	shift 2
 	bounded "$limit" fio --name="$name" --output="$results/$name.fio.json" --output-format=json \
 		--group_reporting --eta=never --exitall_on_error --randrepeat=1 "$@" || status=$?
-	mib_s=0 p50_us=0 p99_us=0 errors=1
+	mib_s=0 p50_us=0 p99_us=0 errors=1 reads=0
 	[ $status != 124 ] || return 124
 	# fio may print a warning before the JSON begins.
 	eval "$(sed -n '/^{/,$p' "$results/$name.fio.json" | jq -r '
@@ -114,6 +124,7 @@ run_fio() {
 		"p50_us=\([$d[].clat_ns.percentile["50.000000"] // 0] | max // 0 | . / 1000 | round)",
 		"p99_us=\([$d[].clat_ns.percentile["99.000000"] // 0] | max // 0 | . / 1000 | round)",
 		"errors=\([.jobs[] | (.total_err // 0) + (if .error != 0 then 1 else 0 end)] | add)",
+		"reads=\([.jobs[].read.total_ios] | add // 0)",
 		"ios=\([$d[].total_ios] | add // 0)"' 2>/dev/null || echo 'errors=1 ios=0')"
 	[ $status = 0 ] || [ "$errors" -gt 0 ] || errors=1
 	[ "${ios:-0}" -gt 0 ] || errors=$((errors + 1))

@@ -1,11 +1,14 @@
 # Loads that hang or fail with a full pool, each with what throttling has to guarantee.
 # usage: load.sh SECONDS [measure]     "measure": tell the figures, expect only that it ends
-# Needs nvme0n1 and, formatted with 8 bytes of metadata, nvme1n1; both slow enough that the queue stands.
+# Needs two disks, the second with 8 bytes of metadata a block; both slow enough that the queue stands.
 . /test/lib.sh
 seconds=$1
 expect=${2:-throttling}
-disk=/dev/nvme0n1
-queue=/sys/block/nvme0n1/queue
+disk=$(nvme_disk 0) && meta=$(nvme_disk 1) || exit 1
+queue=/sys/block/$disk/queue
+meta_kib=$(cat /sys/block/$meta/queue/max_sectors_kb)
+disk=/dev/$disk
+meta=/dev/$meta
 patience=${PATIENCE:-60}
 
 # scenario NAME REQUEST_KIB ARGS...: REQUEST_KIB is the largest request of this load.
@@ -25,6 +28,8 @@ scenario() {
 	[ "$errors" = 0 ] || why="$why; $errors fio errors"
 	[ "$missed" = 0 ] || why="$why; the probe missed $missed maps"
 	[ "$maps" -gt 0 ] || why="$why; nothing was mapped"
+	# Verified means read back.
+	[ "$reads" -gt 0 ] || [ "$name" != "metadata, verified" ] || why="$why; nothing was read back"
 	if [ "$expect" = throttling ]; then
 		[ "$failed_maps" = 0 ] || why="$why; $failed_maps failed maps"
 		[ "$timed_out" = 0 ] || why="$why; $timed_out waits timed out"
@@ -42,7 +47,7 @@ if [ "$expect" = throttling ] && ! throttling; then
 	exit 1
 fi
 probe_start || { tell "the return probe on swiotlb_tbl_map_single cannot be set"; exit 1; }
-plan 9
+plan 10
 
 raw="--filename=$disk --direct=1"
 scenario "io_uring" 128 $raw --ioengine=io_uring --rw=randread --bs=128k --iodepth=64 --numjobs=2
@@ -60,13 +65,16 @@ echo none >$queue/scheduler
 scenario "polled" 128 $raw --ioengine=io_uring --hipri=1 --rw=randread --bs=128k --iodepth=64 --numjobs=2
 
 # Metadata of its own: written with it, read back, compared; data plus metadata wait once.
-scenario "metadata, verified" "$(cat /sys/block/nvme1n1/queue/max_sectors_kb)" --filename=/dev/nvme1n1 --direct=1 \
-	--ioengine=io_uring --rw=write --bs=64k --iodepth=32 --numjobs=2 --size=32m --offset_increment=32m \
-	--verify=crc32c --verify_fatal=1
+# Data plus metadata wait once. Small pieces of metadata among large ones of data leave holes in the pool.
+scenario "metadata, large reads" 128 --filename=$meta --direct=1 --ioengine=io_uring --rw=randread --bs=128k \
+	--iodepth=64 --numjobs=2
+# Metadata of its own: written with it, read back, compared.
+scenario "metadata, verified" "$meta_kib" --filename=$meta --direct=1 --ioengine=io_uring --rw=write --bs=64k \
+	--iodepth=32 --numjobs=2 --size=8m --offset_increment=8m --verify=crc32c --verify_fatal=1
 
 /bin/mke2fs -q -t ext4 -F $disk >/dev/null && mount -t ext4 $disk /mnt || { not_ok "buffered writes" "no file system"; finish; }
 
 scenario "buffered writes and fsync" "$(cat $queue/max_sectors_kb)" --directory=/mnt --direct=0 --ioengine=psync \
-	--rw=write --bs=64k --size=24m --numjobs=4 --fsync=16
+	--rw=write --bs=64k --size=24m --numjobs=8 --fsync=32
 bounded 30 umount /mnt
 finish

@@ -123,6 +123,11 @@ byte serial_inuse;
 bit timedout[NR];
 bit asleep[NM];
 byte ticket[NM], tickets;
+#if NM > 2
+#define ANY_ASLEEP (asleep[0] || asleep[1] || asleep[2])
+#else
+#define ANY_ASLEEP (asleep[0] || asleep[1])
+#endif
 
 inline drain(cpu)
 {
@@ -277,11 +282,17 @@ inline swiotlb_throttle_dispatch(cpu)
 	od
 }
 
+#ifdef FAULT_FAST_PASSES
+#define WAITING_SEEN 0
+#else
+#define WAITING_SEEN waiting
+#endif
+
 inline throttle_charge_fast(req, cpu)
 {
-	fits = 0;
+	atomic { fits = WAITING_SEEN; behind = ANY_ASLEEP }
 	if
-	:: waiting
+	:: atomic { fits -> fits = 0 }
 	:: else ->
 		if
 		:: (count > 0 -> count : 0) + SLACK + SIZE(req) > high
@@ -305,11 +316,16 @@ inline throttle_charge_fast(req, cpu)
 #ifndef FAULT_NO_BARRIER_FAST
 				smp_mb(cpu);
 #endif
+#ifdef FAULT_FAST_PASSES
+				fits = 1
+#else
 				fits = !waiting
+#endif
 			}
 			atomic {
 				if
 				:: fits && (count > 0 -> count : 0) + SLACK <= high ->
+					assert(!behind);	/* R6 */
 					inuse = inuse + SIZE(req);
 					assert(inuse <= high)
 				:: else -> fits = 0
@@ -318,7 +334,11 @@ inline throttle_charge_fast(req, cpu)
 #endif
 #endif
 			if
+#ifdef FAULT_TAKE_BACK_ELSEWHERE
+			:: !fits -> d_step { part[(req + 1) % NM] = part[(req + 1) % NM] - SIZE(req); took_back = 1 }
+#else
 			:: !fits -> atomic { percpu_counter_add_batch(cpu, -SIZE(req)); took_back = 1 }
+#endif
 			:: else
 			fi
 		fi
@@ -346,7 +366,11 @@ inline throttle_sleep(req, cpu)
 			fi;
 			drain(cpu)
 		}
+#ifdef FAULT_ADMITTED_TWICE
+		atomic { spin_lock() }
+#else
 		atomic { spin_lock(); impatient = !admitted[req] }
+#endif
 		if
 		:: !impatient
 		:: else ->
@@ -367,6 +391,7 @@ inline throttle_admit_slow(req, cpu)
 {
 	atomic {
 		spin_lock();
+		behind = 0;
 		seen = freed;
 		if
 		:: BIT(TRY, req) && len(queue) > 0 -> refused = 1
@@ -414,14 +439,14 @@ proctype mapper(byte i)
 {
 	byte w, c, seen;
 	short used;
-	bit fits, took_back, refused, impatient;
+	bit fits, behind, took_back, refused, impatient;
 
 	throttle_charge_fast(i, i);
 	if
 	:: fits
 	:: else -> throttle_admit_slow(i, i)
 	fi;
-	d_step { state[i] = (refused -> ENDED : MAPPED); fits = 0; took_back = 0; refused = 0; impatient = 0 }
+	d_step { state[i] = (refused -> ENDED : MAPPED); fits = 0; behind = 0; took_back = 0; refused = 0; impatient = 0 }
 }
 
 inline throttle_note_freed(cpu, slots)
@@ -451,7 +476,11 @@ inline __swiotlb_throttle_release(req, cpu, slots)
 	:: serialized[req] ->
 		atomic {
 			spin_lock();
+#ifdef FAULT_SERIAL_EARLY
+			serial_slots = 0;
+#else
 			serial_slots = serial_slots - slots;
+#endif
 			serial_inuse = serial_inuse - slots;
 			seen = (serial_slots -> 0 : freed)
 		}

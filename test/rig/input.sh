@@ -32,9 +32,9 @@ else
 	not_ok "a patch of the series changes kernel/dma/swiotlb.c"
 fi
 [ "$(state)" = "$before" ] && ok "the tree is as it was after all of them" || not_ok "the tree is as it was after all of them"
-[ "$(ls -A "$BUILD/$BASE" | sort | xargs)" = ".tree.lock linux" ] && ok "and nothing is left beside it" || {
+[ "$(names "$BUILD/$BASE")" = ".tree.lock linux" ] && ok "and nothing is left beside it" || {
 	not_ok "and nothing is left beside it"
-	ls -A "$BUILD/$BASE" | note
+	names "$BUILD/$BASE" | note
 }
 check "the next run with a good kernel goes through" mk tree KERNEL="$work/kernel"
 [ "$(find "$work/kernel" -printf '%p %T@ %s\n' | sort | sha256sum)" = "$source_before" ] && ok "the user's kernel is only read" || not_ok "the user's kernel is only read"

@@ -3,7 +3,8 @@
 set -euo pipefail
 . "$(dirname "$0")/lib"
 
-tarball=$("$TOP/tools/fetch-base" "$BASE")
+# With a kernel of one's own there need not be a package.
+tarball=$("$TOP/tools/fetch-base" "$BASE") || [ -n "$rig_kernel" ]
 small_kernel "$work/small/linux-source-$BASE"
 
 # A package with the small kernel, and an apt that serves it: the real one is not asked in a test.
@@ -62,28 +63,32 @@ if [ "$head" != "$(tgit rev-parse 'base^{commit}')" ]; then
 fi
 
 # Killed while it unpacks the whole package.
-BUILD=$work/killed setsid "$TOP/tools/tree" >/dev/null 2>&1 &
-pid=$!
-for _ in $(seq 100); do
-	[ ! -e "$work/killed/$BASE/.linux.new/Makefile" ] || break
-	sleep 0.1
-done
-kill -KILL -- "-$pid"
-wait "$pid" 2>/dev/null || :
-BUILD=$work/killed check "make tree after one that was killed" tree
-[ "$(ls -A "$work/killed/$BASE" | xargs)" = ".tree.lock linux" ] && ok "and nothing is left of that" || not_ok "and nothing is left of that"
-rm -rf "$work/killed"
+if [ -n "$tarball" ]; then
+	BUILD=$work/killed setsid "$TOP/tools/tree" >/dev/null 2>&1 &
+	pid=$!
+	for _ in $(seq 100); do
+		[ ! -e "$work/killed/$BASE/.linux.new/Makefile" ] || break
+		sleep 0.1
+	done
+	kill -KILL -- "-$pid"
+	wait "$pid" 2>/dev/null || :
+	BUILD=$work/killed check "make tree after one that was killed" tree
+	[ "$(names "$work/killed/$BASE")" = ".tree.lock linux" ] && ok "and nothing is left of that" || not_ok "and nothing is left of that"
+	rm -rf "$work/killed"
+else
+	skip "make tree after one that was killed" "there is no package to unpack"
+fi
 
-if small_disk "$work/full" 24m && small_disk "$work/tiny" 256k; then
+if [ -n "$tarball" ] && small_disk "$work/full" 24m && small_disk "$work/tiny" 256k; then
 	fails "the disk of BUILD= is full" "no space left in .*/full" env BUILD="$work/full" KERNEL= CACHE="$CACHE" "$TOP/tools/tree"
-	[ "$(ls -A "$work/full/$BASE" | xargs)" = ".tree.lock" ] && ok "no partial work is left" || not_ok "no partial work is left"
+	[ "$(names "$work/full/$BASE")" = ".tree.lock" ] && ok "no partial work is left" || not_ok "no partial work is left"
 	BUILD=$work/full check "the next run that has room goes through" tree
 	head -c 300K /dev/urandom >"$work/pkg/usr/src/filler"
 	dpkg-deb -Znone -b "$work/pkg" "$deb" >/dev/null
 	fails "the disk of CACHE= is full" "no space left in .*/tiny" env PATH="$work/bin:$PATH" CACHE="$work/tiny" MIRROR=up "$TOP/tools/fetch-base" "$BASE"
 else
-	skip "the disk of BUILD= is full" "a small file system can only be mounted by root"
-	skip "the disk of CACHE= is full" "a small file system can only be mounted by root"
+	skip "the disk of BUILD= is full" "it takes root, to mount a small file system, and the package"
+	skip "the disk of CACHE= is full" "it takes root, to mount a small file system, and the package"
 fi
-[ -e "$tarball" ] && ok "the real cache is as it was" || not_ok "the real cache is as it was"
+[ -z "$tarball" ] || [ -e "$tarball" ] && ok "the real cache is as it was" || not_ok "the real cache is as it was"
 done_testing

@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib"
 
-"$TOP/tools/tree"
+KERNEL=$rig_kernel "$TOP/tools/tree"
 checkout "$work/copy"
 checkout "$work/before"
 
@@ -12,8 +12,12 @@ same() {
 	make -C "$work/copy" tree BUILD="$BUILD" && make -C "$work/copy" refresh BUILD="$BUILD" &&
 		diff -r "$work/before" "$work/copy"
 }
-check "make tree && make refresh changes nothing in the checkout" same
-check "the second time neither" same
+if [ -z "$rig_kernel" ]; then
+	check "make tree && make refresh changes nothing in the checkout" same
+	check "the second time neither" same
+else
+	skip "make tree && make refresh changes nothing in the checkout" "KERNEL= is another base than the patches were made on"
+fi
 
 # The way back, on a kernel of a few files: changes of every kind arrive in the patches and make the same tree again.
 small_kernel "$work/kernel"

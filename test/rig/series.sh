@@ -3,6 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib"
 
+export KERNEL=$rig_kernel
 SOB='A Tester <tester@example.org>' "$TOP/tools/series" "$work/series"
 count=$(find "$work/series" -name '*.patch' ! -name '0000-*' | wc -l)
 [ "$count" = "$(tgit rev-list --count base..HEAD)" ] && [ "$count" -gt 0 ] &&

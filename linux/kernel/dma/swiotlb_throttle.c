@@ -52,7 +52,6 @@
 #include "swiotlb_throttle.h"
 
 DEFINE_STATIC_KEY_FALSE(swiotlb_throttle_key);
-EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_key);
 
 struct swiotlb_throttle_params swiotlb_throttle_params = {
 	.high		= 70,
@@ -342,7 +341,7 @@ static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
 		w.attrs |= DMA_ATTR_MAY_BLOCK;
 
 	spin_lock_irqsave(&t->wait.lock, flags);
-	first = !waitqueue_active(&t->wait);
+	first = list_empty(&t->wait.head);
 	/* Who does not wait does not pass those who do. */
 	if (!first && !may_block) {
 		spin_unlock_irqrestore(&t->wait.lock, flags);
@@ -575,7 +574,7 @@ static void throttle_wake_retry(struct swiotlb_throttle *t)
 void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
 				unsigned char slot)
 {
-	unsigned long flags;
+	unsigned long flags, now;
 
 	/* Its request keeps them, and is going to map again or to give up. */
 	if (unlikely(slot & SWIOTLB_SLOT_UNDONE))
@@ -587,8 +586,9 @@ void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
 		return;
 	}
 
-	if (READ_ONCE(t->last_freed) != jiffies)
-		WRITE_ONCE(t->last_freed, jiffies);
+	now = jiffies;
+	if (READ_ONCE(t->last_freed) != now)
+		WRITE_ONCE(t->last_freed, now);
 	if (slot & SWIOTLB_SLOT_SERIALIZED)
 		throttle_unserialize(t, slots);
 	throttle_note_freed(t, slots);
@@ -620,6 +620,7 @@ bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
 	bool off, stalled = false;
 	long left = 1;
+	int cap_ms;
 
 	if (failed && !retry->queued) {
 		if (READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF)
@@ -649,9 +650,9 @@ bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 
 	while (failed && !off) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
-		/* With the wait for the admission this is not much more. */
-		left = throttle_time_left(t, retry->start,
-			READ_ONCE(swiotlb_throttle_params.cap_ms) / 2, &stalled);
+		/* The wait for the admission may have been as long as the cap. */
+		cap_ms = READ_ONCE(swiotlb_throttle_params.cap_ms) / 2;
+		left = throttle_time_left(t, retry->start, cap_ms, &stalled);
 		off = READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF;
 		if (left <= 0 || READ_ONCE(t->retry_seq) != retry->seen)
 			break;
@@ -759,7 +760,7 @@ static void swiotlb_throttle_attach(struct io_tlb_mem *mem)
 
 	lockdep_assert_held(&swiotlb_throttle_mutex);
 
-	t = kzalloc(sizeof(*t), GFP_KERNEL);
+	t = kzalloc_obj(*t);
 	if (!t || percpu_counter_init(&t->used, 0, GFP_KERNEL)) {
 		kfree(t);
 		pr_warn("no memory for the throttle, maps will not wait\n");

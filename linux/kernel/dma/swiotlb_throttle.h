@@ -354,4 +354,11 @@ static inline void swiotlb_throttle_create_debugfs(struct io_tlb_mem *mem)
 }
 #endif
 
+#if IS_ENABLED(CONFIG_SWIOTLB_THROTTLE_KUNIT_TEST)
+struct io_tlb_mem *swiotlb_kunit_alloc(unsigned long nslabs,
+				       unsigned int nareas);
+void swiotlb_kunit_free(struct io_tlb_mem *mem);
+void swiotlb_throttle_detach(struct io_tlb_mem *mem);
+#endif
+
 #endif /* _KERNEL_DMA_SWIOTLB_THROTTLE_H */
