@@ -282,6 +282,38 @@ inline swiotlb_throttle_dispatch(cpu)
 	od
 }
 
+inline throttle_note_freed(cpu, slots)
+{
+#ifdef FAULT_GOAL_READ_FIRST
+	g = goal;
+	d_step { drain(cpu); freed = freed + slots; seen = freed }
+#else
+	d_step { drain(cpu); freed = freed + slots; seen = freed }
+	g = goal;
+#endif
+	if
+	:: d_step { seen < g -> seen = 0; g = 0 }
+	:: else ->
+		atomic { seen = 0; g = 0; spin_lock(); seen = (freed >= ngoal -> freed : 0) }
+		if
+		:: seen -> swiotlb_throttle_dispatch(cpu)
+		:: else
+		fi;
+		spin_unlock(cpu)
+	fi
+}
+
+/* Its first line, the charge itself, is the caller's; @g says whether somebody waits. */
+inline throttle_sub(cpu)
+{
+	atomic {
+#ifndef FAULT_NO_BARRIER
+		smp_mb(cpu);
+#endif
+		g = waiting
+	}
+}
+
 #ifdef FAULT_FAST_PASSES
 #define WAITING_SEEN 0
 #else
@@ -335,10 +367,18 @@ inline throttle_charge_fast(req, cpu)
 #endif
 			if
 #ifdef FAULT_TAKE_BACK_ELSEWHERE
-			:: !fits -> d_step { part[(req + 1) % NM] = part[(req + 1) % NM] - SIZE(req); took_back = 1 }
+			:: d_step { !fits -> part[(req + 1) % NM] = part[(req + 1) % NM] - SIZE(req) }
 #else
-			:: !fits -> atomic { percpu_counter_add_batch(cpu, -SIZE(req)); took_back = 1 }
+			:: atomic { !fits -> percpu_counter_add_batch(cpu, -SIZE(req)) }
 #endif
+				throttle_sub(cpu);
+#ifdef FAULT_TAKE_BACK_UNTOLD
+				g = 0;
+#endif
+				if
+				:: g -> throttle_note_freed(cpu, SIZE(req))
+				:: else
+				fi
 			:: else
 			fi
 		fi
@@ -354,27 +394,23 @@ inline throttle_sleep(req, cpu)
 	if
 	:: atomic { admitted[req] && !lock -> drain(cpu) }
 	:: impatient ->
-		/* finish_wait() */
+		/* Time is up, but it may be admitted before it has the lock. */
 		atomic {
-			!lock ->
-			if
-			:: queue??[eval(req)] ->
-				queue??eval(req);
-				asleep[req] = 0;
-				ticket[req] = 0
-			:: else
-			fi;
-			drain(cpu)
-		}
-#ifdef FAULT_ADMITTED_TWICE
-		atomic { spin_lock() }
-#else
-		atomic { spin_lock(); impatient = !admitted[req] }
+			spin_lock();
+#ifndef FAULT_ADMITTED_TWICE
+			impatient = !admitted[req]
 #endif
+		}
 		if
 		:: !impatient
 		:: else ->
 			atomic {
+				if
+				:: queue??[eval(req)] -> queue??eval(req)
+				:: else
+				fi;
+				asleep[req] = 0;
+				ticket[req] = 0;
 				timedout[req] = 1;
 				nwait--		/* throttle_give_up() */
 			}
@@ -392,27 +428,25 @@ inline throttle_admit_slow(req, cpu)
 	atomic {
 		spin_lock();
 		behind = 0;
-		seen = freed;
 		if
 		:: BIT(TRY, req) && len(queue) > 0 -> refused = 1
 		:: else ->
 			nwait++;	/* throttle_add_waiting() */
 			tickets = (len(queue) > 0 -> tickets + 1 : 1);
 			queue!req;
-			ticket[req] = tickets
+			ticket[req] = tickets;
+			/* Nobody has to look on behalf of one who is not the first. */
+			seen = (len(queue) == 1 || freed >= ngoal -> freed : NONE)
 		fi
 	}
 	if
-	:: refused ->
-#ifndef FAULT_TRY_NO_DISPATCH
-		if
-		:: took_back -> swiotlb_throttle_dispatch(cpu)
-		:: else
-		fi;
-#endif
+	:: refused
 	:: else ->
 #ifndef FAULT_NO_RECHECK
-		swiotlb_throttle_dispatch(cpu);
+		if
+		:: seen != NONE -> swiotlb_throttle_dispatch(cpu)
+		:: else -> seen = 0
+		fi;
 #endif
 		if
 		:: !admitted[req] && BIT(TRY, req) ->
@@ -437,41 +471,22 @@ inline throttle_admit_slow(req, cpu)
 /* swiotlb_throttle_admit(), __swiotlb_throttle_begin(): a request that may wait, or may be refused. */
 proctype mapper(byte i)
 {
-	byte w, c, seen;
+	byte w, c, seen, g;
 	short used;
-	bit fits, behind, took_back, refused, impatient;
+	bit fits, behind, refused, impatient;
 
 	throttle_charge_fast(i, i);
 	if
 	:: fits
 	:: else -> throttle_admit_slow(i, i)
 	fi;
-	d_step { state[i] = (refused -> ENDED : MAPPED); fits = 0; behind = 0; took_back = 0; refused = 0; impatient = 0 }
+	d_step { state[i] = (refused -> ENDED : MAPPED); fits = 0; behind = 0; refused = 0; impatient = 0 }
 }
 
-inline throttle_note_freed(cpu, slots)
-{
-#ifdef FAULT_GOAL_READ_FIRST
-	g = goal;
-	d_step { drain(cpu); freed = freed + slots; seen = freed }
-#else
-	d_step { drain(cpu); freed = freed + slots; seen = freed }
-	g = goal;
-#endif
-	if
-	:: d_step { seen < g -> seen = 0; g = 0 }
-	:: else ->
-		atomic { seen = 0; g = 0; spin_lock(); seen = (freed >= ngoal -> freed : 0) }
-		if
-		:: seen -> swiotlb_throttle_dispatch(cpu)
-		:: else
-		fi;
-		spin_unlock(cpu)
-	fi
-}
-
+/* With throttle_unserialize(); swiotlb_throttle_uncharge() is the same here. */
 inline __swiotlb_throttle_release(req, cpu, slots)
 {
+	throttle_sub(cpu);
 	if
 	:: serialized[req] ->
 		atomic {
@@ -491,12 +506,6 @@ inline __swiotlb_throttle_release(req, cpu, slots)
 		spin_unlock(cpu)
 	:: else
 	fi;
-	atomic {
-#ifndef FAULT_NO_BARRIER
-		smp_mb(cpu);
-#endif
-		g = waiting
-	}
 	if
 	:: g -> throttle_note_freed(cpu, slots)
 	:: else
@@ -533,7 +542,7 @@ end:
 		:: !timedout[i] -> inuse = inuse - n
 		:: else
 		fi;
-		/* The first line of __swiotlb_throttle_release(). */
+		/* The first line of throttle_sub(). */
 		percpu_counter_add_batch(NM + id, -n)
 	   }
 	   __swiotlb_throttle_release(i, NM + id, n);

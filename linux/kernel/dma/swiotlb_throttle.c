@@ -159,7 +159,11 @@ again:
 		throttle_add(t, w->slots);
 		used += w->slots;
 		throttle_note_wait(t, w->since);
-		WRITE_ONCE(t->waiting, t->waiting - 1);
+		/*
+		 * Pairs with the acquire in throttle_charge_fast(): who sees
+		 * that nobody waits any more also sees this charge.
+		 */
+		smp_store_release(&t->waiting, t->waiting - 1);
 		w->wait.func(&w->wait, TASK_NORMAL, 0, w);
 	}
 
@@ -230,7 +234,7 @@ static bool throttle_charge_fast(struct swiotlb_throttle *t,
 	throttle_add(t, slots);
 	/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
 	smp_mb();
-	fits = !READ_ONCE(t->waiting) &&
+	fits = !smp_load_acquire(&t->waiting) &&
 		percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) <=
 		READ_ONCE(t->high);
 	if (!fits)
