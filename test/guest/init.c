@@ -114,14 +114,6 @@ int main(int argc, char **argv)
 	attach("shm", "/dev/shm", "tmpfs", NULL);
 	attach("results", "/results", "9p", "trans=virtio,version=9p2000.L,msize=65536");
 
-	/* A kernel with KUnit allows its boot-time tests more; from here on a task that hangs is to be told soon. */
-	fd = open("/proc/sys/kernel/hung_task_timeout_secs", O_WRONLY);
-	if (fd >= 0) {
-		if (write(fd, "20", 2) != 2)
-			tell("init: the hung task timeout stays as it is");
-		close(fd);
-	}
-
 	if (argc < 2) {
 		tell("init: no script on the kernel command line");
 		finish(1);

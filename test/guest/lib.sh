@@ -39,6 +39,8 @@ stat() { cat "$tlb/$1" 2>/dev/null || echo 0; }
 # tasks may sleep inside the function at once.
 failed='ret == 0xffffffffffffffff'
 probe_start() {
+	# The boot may stall that long on a busy machine, a load must not.
+	echo 30 >/proc/sys/kernel/hung_task_timeout_secs
 	echo 'r4096:rig/map swiotlb_tbl_map_single ret=$retval:x64' >$tracing/kprobe_events || return
 	echo "hist:keys=ret if $failed" >$tracing/events/rig/map/trigger
 }
