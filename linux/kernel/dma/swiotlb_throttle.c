@@ -191,9 +191,11 @@ again:
 static void throttle_note_freed(struct swiotlb_throttle *t, unsigned int slots)
 {
 	unsigned long flags;
+	long freed;
 
 	/* A full barrier: see the end of swiotlb_throttle_dispatch(). */
-	if (atomic_long_add_return(slots, &t->freed) < READ_ONCE(t->goal))
+	freed = atomic_long_add_return(slots, &t->freed);
+	if (freed < READ_ONCE(t->goal))
 		return;
 
 	spin_lock_irqsave(&t->wait.lock, flags);
@@ -234,6 +236,7 @@ static bool throttle_charge_fast(struct swiotlb_throttle *t,
 	throttle_add(t, slots);
 	/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
 	smp_mb();
+	/* Pairs with the release there. */
 	fits = !smp_load_acquire(&t->waiting) &&
 		percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) <=
 		READ_ONCE(t->high);
