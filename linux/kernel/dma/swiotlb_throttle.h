@@ -279,9 +279,20 @@ static inline void swiotlb_retry_init(struct swiotlb_retry *retry)
 
 struct swiotlb_retry { };
 
-static inline void swiotlb_retry_init(struct swiotlb_retry *retry)
-{
-}
+/*
+ * Macros, because gcc 12 takes even empty inline functions into account when it
+ * decides what to inline, and swiotlb.o is to be the same as ever.
+ */
+#define swiotlb_retry_init(retry)	((void)(retry))
+#define swiotlb_throttle_begin(dev, size, attrs) \
+	({ (void)(dev); (void)(size); (void)(attrs); 0UL; })
+#define swiotlb_throttle_retry(dev, attrs, failed, retry) \
+	({ (void)(dev); (void)(attrs); (void)(failed); (void)(retry); false; })
+#define swiotlb_throttle_abort(dev, size, attrs) \
+	({ (void)(dev); (void)(size); (void)(attrs); })
+#define swiotlb_throttle_release(mem, slots, slot) \
+	({ (void)(mem); (void)(slots); (void)(slot); })
+#define swiotlb_throttle_undo(attrs)	(attrs)
 
 static inline unsigned int
 swiotlb_throttle_admit_sg(struct device *dev, struct scatterlist *sgl,
@@ -293,30 +304,6 @@ swiotlb_throttle_admit_sg(struct device *dev, struct scatterlist *sgl,
 static inline void swiotlb_throttle_unadmit(struct device *dev,
 					    unsigned int slots,
 					    unsigned long attrs)
-{
-}
-
-static inline unsigned long
-swiotlb_throttle_begin(struct device *dev, size_t size, unsigned long attrs)
-{
-	return 0;
-}
-
-static inline bool swiotlb_throttle_retry(struct device *dev,
-					  unsigned long attrs, bool failed,
-					  struct swiotlb_retry *retry)
-{
-	return false;
-}
-
-static inline void swiotlb_throttle_abort(struct device *dev, size_t size,
-					  unsigned long attrs)
-{
-}
-
-static inline void swiotlb_throttle_release(struct io_tlb_mem *mem,
-					    unsigned int slots,
-					    unsigned char slot)
 {
 }
 
@@ -333,11 +320,6 @@ static inline bool swiotlb_throttle_retry_list(struct device *dev,
 					       struct swiotlb_retry *retry)
 {
 	return false;
-}
-
-static inline unsigned long swiotlb_throttle_undo(unsigned long attrs)
-{
-	return attrs;
 }
 
 static inline void swiotlb_throttle_resize(struct io_tlb_mem *mem)
