@@ -2,7 +2,7 @@
 # KERNEL=/path/to/linux, BASE=7.3, BUILD=dir, CACHE=dir, FORCE=1, SOB='Name <mail>'.
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup tree refresh series kernel demo check lint model check-series check-kasan check-kcsan clean
+.PHONY: help setup tree refresh series kernel demo check lint model check-series check-kasan check-kcsan check-mutants soak clean
 
 help: ## say what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,13 @@ check-kasan: tree ## run the guest's tests under KASAN (slow)
 
 check-kcsan: tree ## run the guest's tests under KCSAN (slow)
 	@test/kcsan
+
+check-mutants: tree ## take each fix out and see that a test fails (slow)
+	@test/mutants/run
+
+HOURS ?= 1
+soak: tree ## mix loads, resets, sysctls and CPU hotplug at random [HOURS=1 CONFIG=debug|kasan SEED=]
+	@test/soak $(HOURS) $(or $(CONFIG),debug) $(SEED)
 
 clean: ## remove build/ (downloads stay in the cache)
 	@rm -rf build

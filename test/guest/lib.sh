@@ -51,36 +51,76 @@ failed_maps() { awk '$1 == "Hits:" { n = $2 } END { print n + 0 }' $tracing/even
 maps_seen() { awk '$1 == "map" { print $2 }' $tracing/kprobe_profile; }
 maps_missed() { awk '$1 == "map" { print $3 }' $tracing/kprobe_profile; }
 
-# nvme_disk N: the name of the host's disk N; controllers come up in any order.
+# nvme_disk N [quietly]: the name of the host's disk N; controllers come up in any order.
 nvme_disk() {
 	local c
 	for c in /sys/class/nvme/nvme*; do
 		[ "$(tr -d ' ' <"$c/serial")" = "rig$1" ] && echo "${c##*/}n1" && return
 	done
-	tell "disk $1 is not there"
+	[ -n "${2:-}" ] || tell "disk $1 is not there"
 	return 1
 }
 
-# bounded SECONDS COMMAND...: run it, and when it does not end in time show who is blocked and give up on it.
+# nvme_pci N: the name of its controller, as nvme0; of its PCI device, as 0000:00:04.0.
+nvme_ctrl() {
+	local disk
+	disk=$(nvme_disk "$1") && echo "${disk%n1}"
+}
+nvme_pci() {
+	local ctrl
+	ctrl=$(nvme_ctrl "$1") && basename "$(readlink -f /sys/class/nvme/$ctrl/device)"
+}
+
+# host COMMAND...: QEMU's monitor is told.
+hosted=0
+held=0
+host() {
+	local t=0
+	hosted=$((hosted + 1))
+	tell "host $hosted $*"
+	until [ -e $results/host.$hosted ]; do
+		t=$((t + 1))
+		[ $t -le 600 ] || { tell "the host has not heard: $*"; return 1; }
+		usleep 50000
+	done
+}
+
+# await SECONDS PID WHAT: wait for a child, and when it does not end in time show who is blocked and give up on it.
 # Status 124 says so; its processes may still be there, in a sleep that no signal ends.
-bounded() {
-	local limit=$1 t=0 pid
-	shift
-	"$@" &
-	pid=$!
+await() {
+	local limit=$1 pid=$2 t=0
 	while kill -0 $pid 2>/dev/null; do
-		if [ $t -ge $((limit * 5)) ]; then
-			tell "hang: '$1' has not ended within $limit s; blocked tasks and CPUs follow"
+		if [ $t -ge $((limit * 20)) ]; then
+			tell "hang: '$3' has not ended within $limit s; blocked tasks and CPUs follow"
 			echo w >/proc/sysrq-trigger
 			echo l >/proc/sysrq-trigger
 			kill -9 $pid 2>/dev/null
 			killall -9 fio 2>/dev/null
 			return 124
 		fi
-		usleep 200000
+		usleep 50000
 		t=$((t + 1))
 	done
 	wait $pid
+}
+
+# bounded SECONDS COMMAND...
+bounded() {
+	local limit=$1
+	shift
+	"$@" &
+	await "$limit" $! "$1"
+}
+
+now_ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
+
+# timed SECONDS COMMAND...: bounded, and how long it took in ms.
+timed() {
+	local begin status=0
+	begin=$(now_ms)
+	bounded "$@" || status=$?
+	ms=$(($(now_ms) - begin))
+	return $status
 }
 
 # The counters at the start of a measurement.
@@ -111,18 +151,25 @@ measure_end() {
 	longest_wait_ms=$(stat throttle_longest_wait_ms)
 }
 
-# run_fio NAME LIMIT ARGS...: sets mib_s, p50_us, p99_us, ios, reads, errors from fio's JSON, which stays in the results.
-run_fio() {
-	local name=$1 limit=$2 status=0
-	shift 2
-	bounded "$limit" fio --name="$name" --output="$results/$name.fio.json" --output-format=json \
-		--group_reporting --eta=never --exitall_on_error --randrepeat=1 "$@" || status=$?
+# fio_start NAME ARGS...: in the background; its process is $fio. The JSON stays in the results.
+fio_start() {
+	local name=$1
+	shift
+	fio --name="$name" --output="$results/$name.fio.json" --output-format=json \
+		--eta=never --exitall_on_error --randrepeat=1 "$@" &
+	fio=$!
+}
+
+# fio_end NAME LIMIT: wait for it; sets mib_s, p50_us, p99_us, ios, reads, errors. Status 124: it hangs.
+fio_end() {
+	local name=$1 status=0
+	await "$2" $fio fio || status=$?
 	mib_s=0 p50_us=0 p99_us=0 errors=1 reads=0
 	[ $status != 124 ] || return 124
 	# fio may print a warning before the JSON begins.
 	eval "$(sed -n '/^{/,$p' "$results/$name.fio.json" | jq -r '
 		[.jobs[] | .read, .write | select(.total_ios > 0)] as $d |
-		"mib_s=\([$d[].bw_bytes] | add // 0 | . / 1048576 | round)",
+		"mib_s=\(([$d[].io_bytes] | add // 0) / ([$d[].runtime, 1] | max) * 1000 / 1048576 | round)",
 		"p50_us=\([$d[].clat_ns.percentile["50.000000"] // 0] | max // 0 | . / 1000 | round)",
 		"p99_us=\([$d[].clat_ns.percentile["99.000000"] // 0] | max // 0 | . / 1000 | round)",
 		"errors=\([.jobs[] | (.total_err // 0) + (if .error != 0 then 1 else 0 end)] | add)",
@@ -131,4 +178,97 @@ run_fio() {
 	[ $status = 0 ] || [ "$errors" -gt 0 ] || errors=1
 	[ "${ios:-0}" -gt 0 ] || errors=$((errors + 1))
 	return 0
+}
+
+# run_fio NAME LIMIT ARGS...
+run_fio() {
+	local name=$1 limit=$2
+	shift 2
+	fio_start "$name" --group_reporting "$@"
+	fio_end "$name" "$limit"
+}
+
+# What a scenario expects, apart from the load's arguments. Back to this after each.
+defaults() {
+	step=			# a function to run beside the load; what goes wrong there it adds to $why
+	request_kib=128		# the largest request of the load
+	waits=yes		# somebody has to be throttled; "perhaps": not necessarily
+	read_back=		# "yes": data has to be read, or nothing was verified
+	stalls=			# "yes": the disk stops, so waits may time out and maps fail
+	overfull=		# "yes": others hold more than high
+	fails=			# "yes": the disk goes away, so the load ends with an error
+	note=			# figures of its own
+}
+defaults
+
+# attempt NAME SECONDS ARGS...: run the load and measure; a hang ends it all.
+attempt() {
+	local name=$1 runtime=$2 file
+	shift 2
+	file=$(echo "$name" | tr ' ,' '__')
+	measure_start
+	fio_start "$file" --group_reporting --time_based --runtime="$runtime" "$@"
+	[ -z "$step" ] || $step
+	if fio_end "$file" $((runtime + ${PATIENCE:-60})); then
+		measure_end
+	else
+		measure_end
+		not_ok "$name" "hang; failed $failed_maps, used $(stat io_tlb_used), waiting $waiting"
+		finish
+	fi
+}
+
+# settled: all that was taken has been given back.
+settled() {
+	local t=0
+	while [ "$(stat io_tlb_used)" -gt "$held" ] ||
+	      throttling && [ "$(stat throttle_charged)" != "$(stat io_tlb_used)" ]; do
+		t=$((t + 1))
+		[ $t -le 50 ] || return 1
+		usleep 100000
+	done
+}
+
+# scenario NAME SECONDS ARGS...: one load as set up by the variables of defaults().
+scenario() {
+	local name=$1 runtime=$2 figures one
+	shift 2
+	why=
+	case $(echo "$name" | tr ' ,' '__') in
+	${RIG_ONLY:-*}) ;;
+	*) ok "$name # SKIP not asked for"; defaults; return ;;
+	esac
+	# Buffers are whole pages here, so a request takes its size in slots; two more for its metadata.
+	one=$((request_kib / 2 + 2))
+	# A polled request may go ahead without being admitted, one in a second on each of its queues.
+	unadmitted=0
+	[ -z "$overfull" ] || unadmitted=$one
+	attempt "$name" "$runtime" "$@"
+	if [ "$expect" = throttling ] && [ "$throttled$failed_maps$waits" = 00yes ]; then
+		tell "$name: the pool did not fill (busy machine?), again for $((runtime * 4)) s"
+		why=
+		attempt "$name" $((runtime * 4)) "$@"
+	fi
+	figures="failed $failed_maps of $maps maps, hiwater $used_hiwater, high $high, throttled $throttled, serialized $serialized, timed out $timed_out, capped $capped, longest wait $longest_wait_ms ms, $mib_s MiB/s, p99 $p99_us us${note:+, $note}"
+	if [ "$fails" ]; then
+		[ "$errors" != 0 ] || why="$why; the load went on without its disk"
+	else
+		[ "$errors" = 0 ] || why="$why; $errors fio errors"
+	fi
+	[ "$missed" = 0 ] || why="$why; the probe missed $missed maps"
+	[ "$maps" -gt 0 ] || why="$why; nothing was mapped"
+	[ "$reads" -gt 0 ] || [ -z "$read_back" ] || why="$why; nothing was read back"
+	settled || why="$why; $(stat io_tlb_used) slots in use and $(stat throttle_charged) charged after it"
+	if [ "$expect" = throttling ]; then
+		if [ -z "$stalls" ]; then
+			[ "$failed_maps" = 0 ] || why="$why; $failed_maps failed maps"
+			[ "$timed_out" = 0 ] || why="$why; $timed_out waits timed out"
+			[ "$capped" = 0 ] || why="$why; $capped waits reached the cap"
+			[ "$used_hiwater" -le $(((held > high ? held : high) + one + unadmitted)) ] || why="$why; hiwater above high + one request ($one)"
+		fi
+		[ "$waiting" = 0 ] || why="$why; $waiting still waiting"
+		[ "$throttled" -gt 0 ] || [ "$waits" != yes ] || why="$why; nobody was throttled"
+	fi
+	if [ -z "$why" ]; then ok "$name" "$figures"; else not_ok "$name" "${why#; }: $figures"; fi
+	defaults
 }

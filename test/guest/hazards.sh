@@ -1,0 +1,282 @@
+# What a disk or an administrator may do to an NVMe queue whose requests wait for bounce buffers.
+# usage: hazards.sh GROUP SECONDS       (each load runs that long at least)
+# The groups, and the disks that each needs, are in test/hazards.
+. /test/lib.sh
+group=$1
+seconds=$2
+expect=throttling
+
+throttling || { tell "this kernel has no swiotlb throttling"; exit 1; }
+probe_start || { tell "the return probe on swiotlb_tbl_map_single cannot be set"; exit 1; }
+
+. /test/steps.sh
+
+# H1, H2, H4: what is mapped and not submitted, what is submitted and not told to the device, who has to poll.
+group_submit() {
+	local s
+	plan 13
+	# Large enough that slots, not tags, run out: 512 requests of 4 slots each. Sixteen who submit batches at once:
+	# all of the pool may be mapped and not submitted.
+	for engine in io_uring libaio; do
+		request_kib=8
+		scenario "$engine, small batches" $seconds $raw --ioengine=$engine $small $batch --rw=randread
+		request_kib=8 read_back=yes
+		scenario "$engine, small batches, verified" $seconds $raw --ioengine=$engine $small $batch $verified
+	done
+	request_kib=$max_kib read_back=yes
+	scenario "io_uring, large batches, verified" $seconds $raw --ioengine=io_uring $large $batch $verified
+	for s in mq-deadline kyber bfq; do
+		set_to $queue/scheduler $s
+		request_kib=$max_kib read_back=yes
+		# BFQ gives each few of the tags.
+		if [ $s = bfq ]; then load=$large; else load=$small; fi
+		scenario "$s, verified" $seconds $raw --ioengine=io_uring $load $batch $verified
+	done
+	set_to $queue/scheduler mq-deadline
+	request_kib=$max_kib
+	scenario "mq-deadline, large" $seconds $raw --ioengine=io_uring --bs=128k --iodepth=64 --numjobs=4 --rw=randread
+	set_to $queue/scheduler none
+	waits=perhaps request_kib=64
+	scenario "polled" $seconds $raw --ioengine=io_uring --hipri=1 --rw=randread $large
+	step=submit_polled request_kib=64
+	scenario "polled beside interrupts" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=64 --thread --rw=randread
+	# Others are ahead of it for ever, and nobody would wake it.
+	hold 1500 || { not_ok "polled beside a pool held by others" "nobody holds it"; finish; }
+	step=submit_polled request_kib=64 overfull=yes
+	scenario "polled beside a pool held by others" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=24 --thread --rw=randread
+	hold_end
+	make_ext4 && mount -t ext4 $disk /mnt || { not_ok "plugged writeback" "no file system"; finish; }
+	request_kib=$max_kib read_back=yes step=drop_caches
+	scenario "plugged writeback, verified" $seconds $buffered
+	bounded 30 umount /mnt
+}
+submit_polled() {
+	bounded 60 fio --name=polled --output=$results/polled.json --output-format=json --eta=never --time_based --runtime=$seconds \
+		$raw --ioengine=io_uring --hipri=1 --bs=64k --iodepth=16 --rw=randread || why="$why; the polled load failed"
+	note="$(sed -n '/^{/,$p' $results/polled.json | jq -r '.jobs[0].read.total_ios') polled reads"
+	[ "${note%% *}" -gt 0 ] || why="$why; nothing was read by polling"
+}
+# Read back from the disk, not from the page cache.
+buffered="--directory=/mnt --ioengine=psync --bs=64k --size=12m --numjobs=8 --rw=write --fsync=24 --verify=crc32c
+	--verify_fatal=1 --time_based=0 --runtime=90"
+drop_caches() {
+	while kill -0 $fio 2>/dev/null; do
+		echo 3 >/proc/sys/vm/drop_caches
+		sleep 1
+	done
+}
+make_ext4() { /bin/mke2fs -q -t ext4 -F $disk >/dev/null; }
+
+# H3: data and metadata of a request are admitted as one, and fail as one.
+group_metadata() {
+	local separate inline
+	plan 6
+	separate=/dev/$(nvme_disk 1) && inline=/dev/$(nvme_disk 2) || exit 1
+	load="--direct=1 --ioengine=io_uring $batch"
+	request_kib=8
+	scenario "metadata, small batches" $seconds --filename=$separate $load $small --rw=randread
+	request_kib=8 read_back=yes
+	scenario "metadata, verified" $seconds --filename=$separate $load $small $verified
+	request_kib=$max_kib read_back=yes
+	scenario "metadata, large and verified" $seconds --filename=$separate $load $large $verified
+	request_kib=$max_kib read_back=yes
+	scenario "metadata inline, verified" $seconds --filename=$inline $load $large $verified
+	# Not throttled, maps of data and of metadata fail: all of them are tried again.
+	knob throttle_high 100
+	stalls=yes waits=perhaps
+	scenario "metadata that cannot be mapped is tried again" $((seconds * 2)) --filename=$separate --direct=1 --ioengine=io_uring \
+		--bs=4k --iodepth=512 --numjobs=4 --rw=randread
+	if [ "${failed_maps:-0}" -gt 100 ]; then ok "maps did fail" "$failed_maps"; else not_ok "maps did fail" "$failed_maps"; fi
+}
+
+# H5: whoever resets, changes or takes the device away waits for those who dispatch.
+group_reset() {
+	plan 7
+	step="repeat 5 nvme_reset" request_kib=$max_kib read_back=yes
+	scenario "reset, verified" $((seconds + 8)) $raw --ioengine=io_uring $large $batch $verified
+	step="repeat 4 nvme_queues" request_kib=$max_kib read_back=yes
+	scenario "number of queues changes, verified" $((seconds + 8)) $raw --ioengine=libaio $large $batch $verified
+	step="repeat 8 nvme_rescan" request_kib=64
+	scenario "rescan" $((seconds + 8)) $raw --ioengine=psync --rw=randread --bs=64k --numjobs=48 --thread
+	step="repeat 3 nvme_format" request_kib=64
+	scenario "format" $((seconds + 8)) $raw --ioengine=psync --rw=randread --bs=64k --numjobs=48 --thread
+	hold 1500 || { not_ok "commands beside a pool held by others" "nobody holds it"; finish; }
+	measure_start
+	repeat 3 nvme_admin
+	measure_end
+	if [ "$throttled" = 0 ] && [ $longest -lt $(knob throttle_stall_ms) ]; then
+		ok "admin commands are not throttled" "longest $longest ms"
+	else
+		not_ok "admin commands are not throttled" "$throttled were, longest $longest ms"
+	fi
+	# Those who hold it do not wait for slots, but what is above high is theirs.
+	step="repeat 4 commands" request_kib=64 overfull=yes
+	scenario "commands beside a pool held by others" $((seconds + 8)) $raw --ioengine=psync --rw=randread --bs=64k --numjobs=32 --thread
+	step="repeat 3 nvme_reset" request_kib=64 overfull=yes
+	scenario "reset beside a pool held by others" $((seconds + 8)) $raw --ioengine=psync --rw=randread --bs=64k --numjobs=32 --thread
+	hold_end
+}
+commands() { nvme_admin && nvme_passthrough; }
+
+group_remove() {
+	plan 6
+	for i in 1 2; do
+		step=nvme_remove fails=yes stalls=yes waits=perhaps
+		scenario "removal through sysfs, $i" $((seconds + 4)) $raw --ioengine=io_uring $large $batch --rw=randrw
+		why=
+		disk_back
+		if [ -z "$why" ]; then ok "the disk comes back, $i"; else not_ok "the disk comes back, $i" "${why#; }"; finish; fi
+	done
+	# No answer for longer than anybody waits, and meanwhile it is taken away.
+	step=remove_silent fails=yes stalls=yes waits=perhaps
+	other=/dev/$(nvme_disk 1)
+	pci=$(nvme_pci 1)
+	scenario "a disk that does not answer is removed" $((seconds + 20)) --filename=$other --direct=1 --ioengine=psync --rw=randread --bs=64k \
+		--numjobs=48 --thread
+	pci=$(nvme_pci 0)
+	step=unplug fails=yes stalls=yes waits=perhaps
+	scenario "the disk is unplugged" $((seconds + 20)) $raw --ioengine=io_uring $large $batch --rw=randrw
+}
+unplug() {
+	sleep 2
+	host device_del n0
+	attempted 60 gone
+	note="gone after $ms ms"
+}
+remove_silent() {
+	sleep 2
+	silence d1
+	sleep 2
+	set_to /sys/bus/pci/devices/$pci/remove 1 &
+	# Before the driver's timeout, at which the controller that is going away would delete its queues.
+	sleep 3
+	speak d1
+	attempted 60 gone
+	note="gone $ms ms after it answers again"
+}
+
+# A disk that stops until the driver's timeout, nvme_core.io_timeout, resets it.
+group_timeout() {
+	local t0 t1
+	plan 2
+	step=stop_answering stalls=yes request_kib=$max_kib read_back=yes
+	scenario "a disk that does not answer is reset, verified" $((seconds + 40)) $raw --ioengine=io_uring $large $batch $verified
+	request_kib=64
+	scenario "the disk works as before" $seconds $raw --ioengine=io_uring $large $batch --rw=randread
+}
+stop_answering() {
+	sleep 2
+	silence d0
+	until_told 'reset controller'
+	speak d0
+}
+# Two seconds and more for a request, so that many reach the driver's timeout. Not for ever: QEMU stands still when a
+# queue is deleted, until its requests are done.
+silence() {
+	dmesg -c >/dev/null
+	host block_set_io_throttle $1 30000 0 0 0 0 0
+}
+speak() { host block_set_io_throttle $1 $((16 << 20)) 0 0 0 0 0; }
+until_told() {
+	local begin
+	begin=$(now_ms)
+	until dmesg | grep -q "$1"; do
+		[ $(($(now_ms) - begin)) -le 40000 ] || { why="$why; no '$1' within 40 s"; break; }
+		usleep 100000
+	done
+	note="'$1' after $(($(now_ms) - begin)) ms"
+}
+
+# What happens to the whole machine.
+group_suspend() {
+	plan 1
+	# The file system of the results does not survive it.
+	exec >/dev/null 2>&1
+	results=/tmp
+	step="repeat 3 suspend" request_kib=$max_kib read_back=yes
+	scenario "suspend to idle, verified" $((seconds + 16)) $raw --ioengine=io_uring $large $batch $verified
+}
+group_swap() {
+	plan 1
+	mkswap $disk >/dev/null && swapon $disk && mount -o remount,size=3g /tmp || { not_ok "memory pressure" "no swap"; finish; }
+	request_kib=$max_kib step=swapped read_back=yes
+	# Twice what is left of the memory.
+	swap_mib=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) + 160 }' /proc/meminfo)
+	scenario "swap on the disk, verified" $seconds --directory=/tmp --ioengine=psync --bs=256k --size=${swap_mib}m --rw=write \
+		--verify=crc32c --verify_fatal=1 --time_based=0 --runtime=120
+	bounded 60 swapoff $disk || not_ok "swapoff"
+}
+group_system() {
+	plan 4
+	step="repeat 4 cpu_cycle" request_kib=$max_kib read_back=yes
+	scenario "CPU offline and online, verified" $((seconds + 12)) $raw --ioengine=io_uring $large $batch $verified
+	make_ext4 && mount -t ext4 $disk /mnt || { not_ok "ext4" "no file system"; finish; }
+	request_kib=$max_kib read_back=yes
+	scenario "ext4, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=6 \
+		--rw=randwrite --verify=crc32c --verify_backlog=128 --verify_fatal=1
+	bounded 30 umount /mnt
+	mkfs.xfs -q -f $disk && mount -t xfs $disk /mnt || { not_ok "xfs" "no file system"; finish; }
+	request_kib=$max_kib read_back=yes
+	scenario "xfs, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=6 \
+		--rw=randwrite --verify=crc32c --verify_backlog=128 --verify_fatal=1
+	request_kib=$max_kib read_back=yes step=drop_caches
+	scenario "xfs, buffered and verified" $seconds $buffered
+	bounded 30 umount /mnt
+}
+swapped() {
+	local most=0 used
+	while kill -0 $fio 2>/dev/null; do
+		used=$(awk '/^SwapTotal:/ { t = $2 } /^SwapFree:/ { f = $2 } END { print int((t - f) / 1024) }' /proc/meminfo)
+		most=$((used > most ? used : most))
+		sleep 1
+	done
+	note="up to $most MiB swapped"
+	[ $most -gt 64 ] || why="$why; hardly anything was swapped"
+}
+
+# Slow is not stalled: 100 I/Os a second, 200 who want one.
+group_slow() {
+	local figures
+	plan 2
+	request_kib=64
+	scenario "a slow disk" 30 $raw --ioengine=psync --rw=randread --bs=64k --numjobs=200 --thread
+	figures=$(sed -n '/^{/,$p' "$results/a_slow_disk.fio.json" | jq -r '.jobs[0].read.clat_ns |
+		"\(.mean / 1e6 | round) \(.percentile["50.000000"] / 1e6 | round) \(.max / 1e6 | round)"')
+	set -- $figures
+	# In a queue of equals all wait the same, but for the first ones; who was passed would wait for a turn more.
+	if [ $(($3 * 2)) -le $(($1 * 3)) ]; then
+		ok "whoever waits is served in order" "latency: mean $1, median $2, longest $3 ms"
+	else
+		not_ok "whoever waits is served in order" "latency: mean $1, median $2, longest $3 ms"
+	fi
+}
+
+# With all slots but 80 held for ever, nothing takes longer than it does without throttling, but for the stall timeout.
+group_bounded() {
+	local what mode worst_off
+	plan 6
+	hold $(($(stat io_tlb_nslabs) - 80)) || { not_ok "hold the pool" "not possible"; finish; }
+	for what in nvme_reset nvme_rescan nvme_queues nvme_admin "nvme_passthrough 4" cpu_cycle; do
+		for mode in off on; do
+			if [ $mode = off ]; then knob throttle_high 100; else knob throttle_high 70; fi
+			why=
+			# Of the smallest requests: others may have left no room for a larger one, and then it waits for ever.
+			fio_start bounded --group_reporting --time_based --runtime=7 $raw --ioengine=psync --rw=randread --bs=4k --numjobs=64 --thread
+			repeat 3 $what
+			fio_end bounded 60 || why="$why; the load hangs"
+			[ "$errors" = 0 ] || why="$why; $errors fio errors"
+			[ $mode = on ] || worst_off=$longest
+		done
+		[ $longest -le $((worst_off + $(knob throttle_stall_ms))) ] || why="$why; too long"
+		if [ -z "$why" ]; then
+			ok "bounded: $what" "longest without throttling $worst_off ms, with $longest ms"
+		else
+			not_ok "bounded: $what" "${why#; }: longest without throttling $worst_off ms, with $longest ms"
+		fi
+	done
+	knob throttle_high 70
+	hold_end
+}
+
+group_$group
+finish
