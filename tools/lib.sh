@@ -58,6 +58,16 @@ tgit() {
 		-c advice.detachedHead=false -c init.defaultBranch=series -C "$TREE" "$@"
 }
 
+# series_worktree DIR: a second work tree of the series, unless it is one. In BUILD/x/$BASE/linux, with a kernel built
+# beside it, it is as far from that kernel as TREE from its own: ccache knows the objects.
+series_worktree() {
+	[ "$(git -C "$1" rev-parse --git-common-dir 2>/dev/null)" != "$(cd "$TREE/.git" && pwd -P)" ] || return 0
+	say "checking out the series to $1"
+	rm -rf "$1"
+	tgit worktree prune
+	tgit worktree add -q --force --detach "$1" base
+}
+
 # What somebody has changed in the tree and not committed. Debian's .gitignore hides new files: ask past it.
 tree_changes() {
 	tgit diff-index --name-only HEAD --

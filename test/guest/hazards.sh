@@ -157,7 +157,6 @@ remove_silent() {
 
 # A disk that stops until the driver's timeout, nvme_core.io_timeout, resets it.
 group_timeout() {
-	local t0 t1
 	plan 2
 	step=stop_answering stalls=yes request_kib=$max_kib read_back=yes
 	scenario "a disk that does not answer is reset, verified" $((seconds + 40)) $raw --ioengine=io_uring $large $batch $verified
@@ -200,7 +199,7 @@ group_swap() {
 	plan 1
 	mkswap $disk >/dev/null && swapon $disk && mount -o remount,size=3g /tmp || { not_ok "memory pressure" "no swap"; finish; }
 	request_kib=$max_kib step=swapped read_back=yes
-	# Twice what is left of the memory.
+	# More than what is left of the memory.
 	swap_mib=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) + 160 }' /proc/meminfo)
 	scenario "swap on the disk, verified" $seconds --directory=/tmp --ioengine=psync --bs=256k --size=${swap_mib}m --rw=write \
 		--verify=crc32c --verify_fatal=1 --time_based=0 --runtime=120

@@ -61,7 +61,7 @@ nvme_disk() {
 	return 1
 }
 
-# nvme_pci N: the name of its controller, as nvme0; of its PCI device, as 0000:00:04.0.
+# nvme_ctrl N, nvme_pci N: its controller, as nvme0; its PCI device, as 0000:00:04.0.
 nvme_ctrl() {
 	local disk
 	disk=$(nvme_disk "$1") && echo "${disk%n1}"

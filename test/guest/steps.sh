@@ -6,7 +6,7 @@ queue=/sys/block/$name/queue
 raw="--filename=$disk --direct=1"
 # Requests may be merged up to here.
 max_kib=$(cat $queue/max_sectors_kb)
-# Written, read back soon after, compared: 4 MiB for each job.
+# Written, read back soon after, compared: 8 MiB for each job.
 verified="--rw=randwrite --verify=crc32c --verify_backlog=128 --verify_fatal=1 --size=8m --offset_increment=8m"
 small="--bs=8k --iodepth=32 --numjobs=16"
 large="--bs=64k --iodepth=64 --numjobs=2"
