@@ -34,6 +34,17 @@ check() {
 	fi
 }
 
+# renumber: the results among the lines of standard input, as one test's. Status 1 if one of them is not ok.
+renumber() {
+	awk '/^(not )?ok / {
+			not = /^not/ ? "not " : ""
+			sub(/^(not )?ok ([0-9]+ )?(- )?/, "")
+			print not "ok " ++n " - " $0
+			if (not) bad = 1
+		}
+		END { print "1.." n + 0; exit bad }'
+}
+
 done_testing() {
 	echo "1..$tap_count"
 	[ $tap_bad = 0 ]

@@ -51,10 +51,8 @@ group_submit() {
 	bounded 30 umount /mnt
 }
 submit_polled() {
-	bounded 60 fio --name=polled --output=$results/polled.json --output-format=json --eta=never --time_based --runtime=$seconds \
-		$raw --ioengine=io_uring --hipri=1 --bs=64k --iodepth=16 --rw=randread || why="$why; the polled load failed"
-	note="$(sed -n '/^{/,$p' $results/polled.json | jq -r '.jobs[0].read.total_ios') polled reads"
-	[ "${note%% *}" -gt 0 ] || why="$why; nothing was read by polling"
+	polled_load $seconds
+	note="$polled_reads polled reads"
 }
 # Read back from the disk, not from the page cache.
 buffered="--directory=/mnt --ioengine=psync --bs=64k --size=12m --numjobs=8 --rw=write --fsync=24 --verify=crc32c

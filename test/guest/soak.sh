@@ -55,13 +55,10 @@ scheduler() {
 	choose none mq-deadline kyber bfq
 	set_to $queue/scheduler $chosen
 }
-polled_load() {
-	bounded 60 fio --name=polled --output=/tmp/polled.json --output-format=json --eta=never --time_based --runtime=3 \
-		$raw --ioengine=io_uring --hipri=1 --bs=64k --iodepth=16 --rw=randread || why="$why; the polled load failed"
-}
+polled() { polled_load 3; }
 shorten() { knob throttle_high 30; usleep 300000; knob throttle_high 70; }
 
-kinds="nvme_reset nvme_reset nvme_queues nvme_rescan nvme_admin nvme_passthrough cpu_cycle tune tune untune scheduler polled_load shorten"
+kinds="nvme_reset nvme_reset nvme_queues nvme_rescan nvme_admin nvme_passthrough cpu_cycle tune tune untune scheduler polled shorten"
 start=$(now_ms)
 round=0 bad=0 all_maps=0 all_failed=0 all_throttled=0 all_timed_out=0 worst=0
 longest=0

@@ -43,7 +43,8 @@ hold() {
 	host block_set_io_throttle $virtio 1 0 0 0 0 0 || return
 	holders=
 	while used=$(stat io_tlb_used) && [ "$used" -lt "$1" ]; do
-		[ $(($1 - used)) -ge 40 ] || bs=4k
+		# Large ones find no room near the end, and who finds none takes it from the load later.
+		[ $(($1 - used)) -ge 200 ] || bs=4k
 		dd if=$disk of=/dev/null bs=$bs count=1 skip=$stuck iflag=direct 2>/dev/null &
 		holders="$holders $!"
 		before=0
@@ -83,6 +84,15 @@ nvme_passthrough() {
 	local kib=${1:-64}
 	attempted 20 nvme read $disk -s 0 -c $((kib * 2 - 1)) -z $((kib * 1024)) -d /tmp/passthrough >/dev/null
 	[ "$(wc -c </tmp/passthrough)" = $((kib * 1024)) ] || why="$why; the passthrough read is short"
+}
+# polled_load SECONDS: what polling reads, beside other loads; $polled_reads says how many.
+polled_load() {
+	polled_reads=0
+	if bounded 60 fio --name=polled --output=$results/polled.json --output-format=json --eta=never --time_based --runtime=$1 \
+		$raw --ioengine=io_uring --hipri=1 --bs=64k --iodepth=16 --rw=randread; then
+		polled_reads=$(sed -n '/^{/,$p' $results/polled.json | jq -r '.jobs[0].read.total_ios')
+	fi
+	[ "${polled_reads:-0}" -gt 0 ] || why="$why; nothing was read by polling"
 }
 cpu_cycle() {
 	attempted 60 set_to /sys/devices/system/cpu/cpu1/online 0
