@@ -28,6 +28,13 @@
  * the sum over all CPUs is made once for many unmaps.  A goal reached although
  * others took slots meanwhile is set anew.
  *
+ * Room.  An admitted map may find no room, because it needs contiguous slots and
+ * the free ones are scattered.  It then waits for unmaps and searches again.  If
+ * others went on to take what is freed, it could do so for ever; so after a
+ * while it counts as the first who does not fit, and only the serialized request
+ * is admitted until it has found room.  That is limited in time, since what
+ * cannot wait may keep the slots scattered whatever we do.
+ *
  * A wait is bounded.  It ends when no slot at all has been freed for the stall
  * timeout, since waiting is hopeless then, and in any case after the cap.  The
  * request then goes ahead as if there was no throttle.
@@ -149,7 +156,7 @@ again:
 	low = t->low;
 
 	while ((w = throttle_first_waiter(t))) {
-		if (used + w->slots > high) {
+		if (used + w->slots > high || t->drain) {
 			if (t->serial_slots)
 				break;
 			t->serial_slots = w->slots;
@@ -167,8 +174,11 @@ again:
 		w->wait.func(&w->wait, TASK_NORMAL, 0, w);
 	}
 
-	/* What is larger than the threshold waits for the serialized place. */
-	if (!w || w->slots > high) {
+	/*
+	 * What is larger than the threshold waits for the serialized place. When
+	 * the pool has been drained, this is called again.
+	 */
+	if (!w || w->slots > high || t->drain) {
 		WRITE_ONCE(t->goal, LONG_MAX);
 		return;
 	}
@@ -376,6 +386,37 @@ static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
 	return w.attrs;
 }
 
+/*
+ * The room that was freed may do for one in the retry list.  It goes to the
+ * end of it, and wakes the next one when it has searched, until all have.
+ */
+static void throttle_wake_retry(struct swiotlb_throttle *t)
+{
+	struct dma_retry *retry;
+
+	lockdep_assert_held(&t->wait.lock);
+
+	list_for_each_entry(retry, &t->retry, entry) {
+		if (retry->seen == t->retry_seq)
+			continue;
+		list_move_tail(&retry->entry, &t->retry);
+		wake_up_process(retry->task);
+		break;
+	}
+}
+
+static void throttle_note_room(struct swiotlb_throttle *t)
+{
+	unsigned long flags;
+
+	if (!READ_ONCE(t->nr_retry))
+		return;
+	spin_lock_irqsave(&t->wait.lock, flags);
+	WRITE_ONCE(t->retry_seq, t->retry_seq + 1);
+	throttle_wake_retry(t);
+	spin_unlock_irqrestore(&t->wait.lock, flags);
+}
+
 /**
  * swiotlb_may_wait() - can a map for this device wait for slots?
  * @dev:	Device to map for.
@@ -444,9 +485,14 @@ EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_admit);
 void swiotlb_throttle_unadmit(struct device *dev, unsigned int slots,
 			      unsigned long attrs)
 {
-	if (attrs & __DMA_ATTR_ADMITTED)
-		swiotlb_throttle_uncharge(dev->dma_io_tlb_mem->throttle, slots,
-					  attrs & __DMA_ATTR_SERIALIZED);
+	struct swiotlb_throttle *t;
+
+	if (!(attrs & __DMA_ATTR_ADMITTED))
+		return;
+	t = dev->dma_io_tlb_mem->throttle;
+	swiotlb_throttle_uncharge(t, slots, attrs & __DMA_ATTR_SERIALIZED);
+	/* Perhaps some of them were taken, and undone. */
+	throttle_note_room(t);
 }
 EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_unadmit);
 
@@ -551,25 +597,6 @@ void swiotlb_throttle_uncharge(struct swiotlb_throttle *t, unsigned int slots,
 		throttle_note_freed(t, slots);
 }
 
-/*
- * The room that was freed may do for one in the retry list.  It goes to the
- * end of it, and wakes the next one when it has searched, until all have.
- */
-static void throttle_wake_retry(struct swiotlb_throttle *t)
-{
-	struct swiotlb_retry *retry;
-
-	lockdep_assert_held(&t->wait.lock);
-
-	list_for_each_entry(retry, &t->retry, entry) {
-		if (retry->seen == t->retry_seq)
-			continue;
-		list_move_tail(&retry->entry, &t->retry);
-		wake_up_process(retry->task);
-		break;
-	}
-}
-
 /**
  * __swiotlb_throttle_release() - slots have been unmapped
  * @t:		Throttle.
@@ -581,7 +608,7 @@ static void throttle_wake_retry(struct swiotlb_throttle *t)
 void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
 				unsigned char slot)
 {
-	unsigned long flags, now;
+	unsigned long now;
 
 	/* Its request keeps them, and is going to map again or to give up. */
 	if (unlikely(slot & SWIOTLB_SLOT_UNDONE))
@@ -599,20 +626,85 @@ void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
 	if (slot & SWIOTLB_SLOT_SERIALIZED)
 		throttle_unserialize(t, slots);
 	throttle_note_freed(t, slots);
-	if (READ_ONCE(t->nr_retry)) {
-		spin_lock_irqsave(&t->wait.lock, flags);
-		WRITE_ONCE(t->retry_seq, t->retry_seq + 1);
-		throttle_wake_retry(t);
-		spin_unlock_irqrestore(&t->wait.lock, flags);
-	}
+	throttle_note_room(t);
 }
 EXPORT_SYMBOL_IF_KUNIT(__swiotlb_throttle_release);
+
+/* After how long others are held back for a map that finds no room, and till when. */
+#define THROTTLE_DRAIN_START	(HZ / 10)
+#define THROTTLE_DRAIN_END	(HZ / 2)
+/* If that did not help, nobody is held back for so long. */
+#define THROTTLE_DRAIN_PAUSE	(5 * HZ)
+
+/* Others are not held back (any more) for @retry. */
+static void throttle_drain_end(struct swiotlb_throttle *t,
+			       struct dma_retry *retry)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	if (t->drain != retry)
+		return;
+	t->drain = NULL;
+	swiotlb_throttle_dispatch(t);
+}
+
+/* Returns the jiffies after which @retry is to search again, unmap or not. */
+static long throttle_drain(struct swiotlb_throttle *t, struct dma_retry *retry)
+{
+	long age = jiffies - retry->start;
+
+	lockdep_assert_held(&t->wait.lock);
+
+	if (age < THROTTLE_DRAIN_START)
+		return THROTTLE_DRAIN_START - age;
+	if (age < THROTTLE_DRAIN_END) {
+		if (!t->drain && time_after_eq(jiffies, t->drain_again))
+			t->drain = retry;
+		return THROTTLE_DRAIN_END - age;
+	}
+	if (t->drain == retry)
+		t->drain_again = jiffies + THROTTLE_DRAIN_PAUSE;
+	throttle_drain_end(t, retry);
+	return MAX_SCHEDULE_TIMEOUT;
+}
+
+/*
+ * Sleep until an unmap, or until it is time for another search all the same:
+ * two that undo what they hold at the same time do not tell each other.
+ */
+static void throttle_sleep_retry(struct swiotlb_throttle *t,
+				 struct dma_retry *retry)
+{
+	long left, next;
+
+	spin_lock_irq(&t->wait.lock);
+	next = throttle_drain(t, retry);
+	/* It searched in vain; another one may find room. */
+	throttle_wake_retry(t);
+	spin_unlock_irq(&t->wait.lock);
+
+	for (;;) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		/* The wait for the admission may have been as long as the cap. */
+		left = throttle_time_left(t, retry->start,
+				READ_ONCE(swiotlb_throttle_params.cap_ms) / 2,
+				&retry->stalled);
+		retry->last = left <= 0;
+		if (retry->last || next <= 0 ||
+		    READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF ||
+		    READ_ONCE(t->retry_seq) != retry->seen)
+			break;
+		next = min(left, next);
+		next = io_schedule_timeout(next);
+	}
+	__set_current_state(TASK_RUNNING);
+}
 
 /**
  * __swiotlb_throttle_retry() - wait for an unmap after a search found no room
  * @dev:	Device which maps.
  * @failed:	The search failed; if not, the waiting is over.
- * @retry:	State, initialized by swiotlb_retry_init().
+ * @retry:	State, initialized by dma_retry_init().
  *
  * To be called after each search until it returns %false.  The first call only
  * makes the caller known, and the search that follows closes the race with
@@ -622,23 +714,25 @@ EXPORT_SYMBOL_IF_KUNIT(__swiotlb_throttle_release);
  * Return: %true if another search may find room.
  */
 bool __swiotlb_throttle_retry(struct device *dev, bool failed,
-			      struct swiotlb_retry *retry)
+			      struct dma_retry *retry)
 {
 	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
-	bool off, stalled = false;
-	long left = 1;
-	int cap_ms;
+	bool off = READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF;
 
 	if (failed && !retry->queued) {
-		if (READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF)
+		if (off)
 			return false;
 		retry->task = current;
 		retry->start = jiffies;
 		retry->since = ktime_get();
 		retry->queued = true;
+		retry->last = false;
 		spin_lock_irq(&t->wait.lock);
 		throttle_add_waiting(t);
 		t->retried++;
+		/* What it has just undone may be room for another one. */
+		WRITE_ONCE(t->retry_seq, t->retry_seq + 1);
+		throttle_wake_retry(t);
 		list_add_tail(&retry->entry, &t->retry);
 		WRITE_ONCE(t->nr_retry, t->nr_retry + 1);
 		retry->seen = t->retry_seq;
@@ -648,39 +742,24 @@ bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 		return true;
 	}
 
-	off = READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF;
-	if (failed && !off) {
+	if (failed && !off && !retry->last) {
+		throttle_sleep_retry(t, retry);
 		spin_lock_irq(&t->wait.lock);
-		throttle_wake_retry(t);
-		spin_unlock_irq(&t->wait.lock);
-	}
-
-	while (failed && !off) {
-		set_current_state(TASK_UNINTERRUPTIBLE);
-		/* The wait for the admission may have been as long as the cap. */
-		cap_ms = READ_ONCE(swiotlb_throttle_params.cap_ms) / 2;
-		left = throttle_time_left(t, retry->start, cap_ms, &stalled);
-		off = READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF;
-		if (left <= 0 || READ_ONCE(t->retry_seq) != retry->seen)
-			break;
-		io_schedule_timeout(left);
-	}
-	__set_current_state(TASK_RUNNING);
-
-	spin_lock_irq(&t->wait.lock);
-	if (failed && !off && left > 0) {
 		retry->seen = t->retry_seq;
 		spin_unlock_irq(&t->wait.lock);
 		return true;
 	}
+
+	spin_lock_irq(&t->wait.lock);
 	list_del(&retry->entry);
 	retry->queued = false;
 	WRITE_ONCE(t->nr_retry, t->nr_retry - 1);
 	throttle_note_wait(t, retry->since);
 	if (failed && !off)
-		throttle_give_up(t, stalled);
+		throttle_give_up(t, retry->stalled);
 	else
 		WRITE_ONCE(t->waiting, t->waiting - 1);
+	throttle_drain_end(t, retry);
 	/* Perhaps it did not use all the room, or none. */
 	throttle_wake_retry(t);
 	spin_unlock_irq(&t->wait.lock);
@@ -692,7 +771,7 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 {
 	unsigned long nslabs = t->mem->nslabs;
 	struct throttle_waiter *w;
-	struct swiotlb_retry *retry;
+	struct dma_retry *retry;
 	unsigned int ncpus = num_possible_cpus();
 	unsigned long flags;
 	s32 batch;
@@ -724,7 +803,7 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 	/* Those who still wait have to look at the timeouts again. */
 	list_for_each_entry(w, &t->wait.head, wait.entry)
 		w->wait.func(&w->wait, TASK_NORMAL, 0, NULL);
-	t->retry_seq++;
+	WRITE_ONCE(t->retry_seq, t->retry_seq + 1);
 	list_for_each_entry(retry, &t->retry, entry)
 		wake_up_process(retry->task);
 	spin_unlock_irqrestore(&t->wait.lock, flags);
@@ -775,6 +854,7 @@ static void swiotlb_throttle_attach(struct io_tlb_mem *mem)
 	}
 	t->mem = mem;
 	t->goal = LONG_MAX;
+	t->drain_again = jiffies;
 	init_waitqueue_head(&t->wait);
 	INIT_LIST_HEAD(&t->retry);
 	throttle_set_thresholds(t);

@@ -64,6 +64,8 @@ static inline unsigned int swiotlb_nr_slots(struct device *dev,
  * @retry:	Admitted maps which found no room and wait for an unmap.
  * @nr_retry:	Number of entries in @retry.
  * @retry_seq:	Number of unmaps while there are any.
+ * @drain:	The one of them for which the others are held back.
+ * @drain_again: When that may happen again, in jiffies.
  * @serial_slots: Slots that the serialized request still holds; 0 when the
  *		serialized place is free.
  * @throttled:	Requests which had to wait.
@@ -93,6 +95,8 @@ struct swiotlb_throttle {
 	struct list_head retry;
 	unsigned int nr_retry;
 	unsigned long retry_seq;
+	struct dma_retry *drain;
+	unsigned long drain_again;
 	long serial_slots;
 	unsigned long throttled;
 	unsigned long serialized;
@@ -125,24 +129,6 @@ struct swiotlb_throttle_params {
 extern struct swiotlb_throttle_params swiotlb_throttle_params;
 int swiotlb_throttle_set_params(const struct swiotlb_throttle_params *new);
 
-/**
- * struct swiotlb_retry - a map that looks for slots more than once
- * @entry:	In the retry list of a throttle.
- * @task:	The task that maps.
- * @since:	When the first search had failed.
- * @start:	The same, in jiffies.
- * @seen:	Value of the throttle's @retry_seq before the last search.
- * @queued:	@entry is in the list.
- */
-struct swiotlb_retry {
-	struct list_head entry;
-	struct task_struct *task;
-	ktime_t since;
-	unsigned long start;
-	unsigned long seen;
-	bool queued;
-};
-
 DECLARE_STATIC_KEY_FALSE(swiotlb_throttle_key);
 
 bool swiotlb_may_wait(struct device *dev);
@@ -156,7 +142,7 @@ unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
 unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
 				       unsigned long attrs);
 bool __swiotlb_throttle_retry(struct device *dev, bool failed,
-			      struct swiotlb_retry *retry);
+			      struct dma_retry *retry);
 void swiotlb_throttle_uncharge(struct swiotlb_throttle *t, unsigned int slots,
 			       bool serialized);
 void __swiotlb_throttle_release(struct swiotlb_throttle *t,
@@ -200,7 +186,7 @@ swiotlb_throttle_admit_sg(struct device *dev, struct scatterlist *sgl,
 /* After a search: is another one worth it? Sleeps until it may be. */
 static inline bool swiotlb_throttle_retry(struct device *dev,
 					  unsigned long attrs, bool failed,
-					  struct swiotlb_retry *retry)
+					  struct dma_retry *retry)
 {
 	if (likely(!(attrs & DMA_ATTR_MAY_BLOCK)))
 		return false;
@@ -244,18 +230,16 @@ static inline void swiotlb_throttle_release(struct io_tlb_mem *mem,
  */
 static inline unsigned long
 swiotlb_throttle_piece(unsigned long attrs, int piece,
-		       struct swiotlb_retry *retry)
+		       struct dma_retry *retry)
 {
-	if (piece || retry->queued)
-		attrs &= ~DMA_ATTR_MAY_BLOCK;
-	return attrs;
+	return piece ? attrs & ~DMA_ATTR_MAY_BLOCK : dma_retry_attrs(attrs, retry);
 }
 
 /* After piece number @piece of a list; a first piece has waited by itself. */
 static inline bool swiotlb_throttle_retry_list(struct device *dev,
 					       unsigned long attrs, bool failed,
 					       int piece,
-					       struct swiotlb_retry *retry)
+					       struct dma_retry *retry)
 {
 	if (!piece && !retry->queued)
 		failed = false;
@@ -270,20 +254,12 @@ static inline unsigned long swiotlb_throttle_undo(unsigned long attrs)
 	return attrs;
 }
 
-static inline void swiotlb_retry_init(struct swiotlb_retry *retry)
-{
-	retry->queued = false;
-}
-
 #else /* CONFIG_SWIOTLB_THROTTLE */
-
-struct swiotlb_retry { };
 
 /*
  * Macros, because gcc 12 takes even empty inline functions into account when it
  * decides what to inline, and swiotlb.o is to be the same as ever.
  */
-#define swiotlb_retry_init(retry)	((void)(retry))
 #define swiotlb_throttle_begin(dev, size, attrs) \
 	({ (void)(dev); (void)(size); (void)(attrs); 0UL; })
 #define swiotlb_throttle_retry(dev, attrs, failed, retry) \
@@ -309,7 +285,7 @@ static inline void swiotlb_throttle_unadmit(struct device *dev,
 
 static inline unsigned long
 swiotlb_throttle_piece(unsigned long attrs, int piece,
-		       struct swiotlb_retry *retry)
+		       struct dma_retry *retry)
 {
 	return attrs;
 }
@@ -317,7 +293,7 @@ swiotlb_throttle_piece(unsigned long attrs, int piece,
 static inline bool swiotlb_throttle_retry_list(struct device *dev,
 					       unsigned long attrs, bool failed,
 					       int piece,
-					       struct swiotlb_retry *retry)
+					       struct dma_retry *retry)
 {
 	return false;
 }

@@ -223,19 +223,37 @@ static int admit_request(struct request *r, unsigned long *attrs)
 	return dma_admit(r->dev, slots, attrs);
 }
 
+/* Returns 0, or the number of the piece that could not be mapped, from 1. */
 static int map_admitted(struct request *r, unsigned long attrs)
 {
-	int i, err;
+	int i, failed;
 
 	for (i = 0; i < r->nr; i++) {
-		err = map_piece(r, i, i ? attrs & ~DMA_ATTR_MAY_BLOCK : attrs);
-		if (!err)
+		if (!map_piece(r, i, i ? attrs & ~DMA_ATTR_MAY_BLOCK : attrs))
 			continue;
+		failed = i + 1;
 		while (i--)
 			unmap_piece(r, i, __DMA_ATTR_UNDO);
-		return err;
+		return failed;
 	}
 	return 0;
+}
+
+static int map_admitted_with_retry(struct request *r, unsigned long attrs)
+{
+	struct dma_retry retry;
+	unsigned long first;
+	int failed;
+
+	dma_retry_init(&retry);
+	do {
+		first = dma_retry_attrs(attrs, &retry);
+		failed = map_admitted(r, first);
+		/* The first map has waited by itself, if it could. */
+	} while (dma_admit_retry(r->dev, attrs, failed > 1 ||
+				 (failed && !(first & DMA_ATTR_MAY_BLOCK)),
+				 &retry));
+	return failed ? -ENOMEM : 0;
 }
 
 static int map_request(struct request *r)
@@ -261,7 +279,7 @@ static int map_request(struct request *r)
 		err = admit_request(r, &attrs);
 		if (err)
 			break;
-		err = map_admitted(r, attrs);
+		err = map_admitted_with_retry(r, attrs);
 		if (err)
 			dma_unadmit(r->dev, r->total, attrs);
 		break;
@@ -971,11 +989,11 @@ static struct request **alloc_slot_map(struct kunit *test)
 static bool has_retried(struct test_pool *pool, struct request *r)
 {
 	struct swiotlb_throttle *t = pool->t;
-	struct swiotlb_retry *retry;
+	struct dma_retry *retry;
 	bool seen;
 
 	spin_lock_irq(&t->wait.lock);
-	retry = list_first_entry_or_null(&t->retry, struct swiotlb_retry,
+	retry = list_first_entry_or_null(&t->retry, struct dma_retry,
 					 entry);
 	seen = retry && retry->seen == t->retry_seq;
 	spin_unlock_irq(&t->wait.lock);
@@ -1039,6 +1057,104 @@ static void retry_passes_the_word_on(struct kunit *test)
 	for (i = 1; i < 9; i += 2)
 		unmap_request(map[i]);
 	expect_done(test, big);
+}
+
+static void retry_holds_others_back(struct kunit *test)
+{
+	struct request **map = alloc_slot_map(test), *r, *others;
+	struct test_pool *pool = default_pool(test);
+	int i;
+
+	fill_slot_by_slot(test, pool, map);
+	for (i = 0; i < NSLABS; i += 2)
+		unmap_request(map[i]);
+	set_thresholds(test, 90, 80);
+	r = start_waiter(test, pool, 2);
+	KUNIT_EXPECT_EQ(test, stats_of(pool).nr_retry, 1);
+	KUNIT_ASSERT_TRUE(test, wait_for(READ_ONCE(pool->t->drain)));
+
+	/* Slots are many, and still only one request at a time is let through. */
+	map_blocking(test, pool, 1);
+	KUNIT_EXPECT_EQ(test, stats_of(pool).serialized, 1);
+	others = start_waiter(test, pool, 1);
+	unmap_request(map[31]);
+	expect_done(test, r);
+	expect_done(test, others);
+	KUNIT_EXPECT_EQ(test, stats_of(pool).serialized, 1);
+}
+
+static void others_are_not_held_back_for_long(struct kunit *test)
+{
+	struct request **map = alloc_slot_map(test), *r, *others;
+	struct test_pool *pool = default_pool(test);
+	int i;
+
+	fill_slot_by_slot(test, pool, map);
+	for (i = 0; i < NSLABS; i += 2)
+		unmap_request(map[i]);
+	set_thresholds(test, 90, 80);
+	r = start_waiter(test, pool, 2);
+	KUNIT_ASSERT_TRUE(test, wait_for(READ_ONCE(pool->t->drain)));
+	map_blocking(test, pool, 1);
+	others = start_waiter(test, pool, 1);
+	/* Without an unmap. */
+	expect_done(test, others);
+	KUNIT_EXPECT_FALSE(test, is_done(r));
+	KUNIT_EXPECT_EQ(test, stats_of(pool).serialized, 1);
+	unmap_request(map[31]);
+	expect_done(test, r);
+}
+
+static void admitted_request_is_retried_as_a_whole(struct kunit *test)
+{
+	struct request **map = alloc_slot_map(test), *r;
+	struct test_pool *pool = default_pool(test);
+	int i;
+
+	fill_slot_by_slot(test, pool, map);
+	for (i = 0; i < NSLABS; i += 2)
+		unmap_request(map[i]);
+	r = new_request(test, pool, 1, DMA_ATTR_MAY_BLOCK);
+	r->type = ADMIT;
+	add_piece(r, 3);
+	start_sleeper(test, r);
+	KUNIT_EXPECT_EQ(test, stats_of(pool).nr_retry, 1);
+	KUNIT_EXPECT_EQ(test, used_in(pool), NSLABS / 2 + r->total);
+	for (i = 0; i < NSLABS; i += 2)
+		KUNIT_EXPECT_EQ(test, map_request(map[i]), 0);
+	for (i = 0; i < NSLABS; i += 2)
+		unmap_request(map[i]);
+	for (i = 1; i < 16; i += 2)
+		unmap_request(map[i]);
+	expect_done(test, r);
+}
+
+static void unadmit_tells_who_retries(struct kunit *test)
+{
+	struct request **map = alloc_slot_map(test), *r, *undone;
+	struct test_pool *pool = default_pool(test);
+	unsigned long attrs = 0;
+	int i;
+
+	fill_slot_by_slot(test, pool, map);
+	unmap_request(map[30]);
+	unmap_request(map[31]);
+	set_thresholds(test, 99, 80);
+	/* It takes all the contiguous room there is. */
+	undone = new_request(test, pool, 2, 0);
+	KUNIT_ASSERT_EQ(test, admit_request(undone, &attrs), 0);
+	KUNIT_ASSERT_EQ(test, map_piece(undone, 0, attrs), 0);
+	for (i = 0; i < 8; i += 2)
+		unmap_request(map[i]);
+	r = start_waiter(test, pool, 2);
+	KUNIT_EXPECT_EQ(test, stats_of(pool).nr_retry, 1);
+	/* From then on it does not search unless it is told. */
+	KUNIT_ASSERT_TRUE(test, wait_for(READ_ONCE(pool->t->drain)));
+	KUNIT_ASSERT_TRUE(test, wait_for(!READ_ONCE(pool->t->drain)));
+	unmap_piece(undone, 0, __DMA_ATTR_UNDO);
+	KUNIT_EXPECT_FALSE(test, is_done(r));
+	dma_unadmit(pool->dev, undone->total, attrs);
+	expect_done(test, r);
 }
 
 static void list_is_retried_holding_nothing(struct kunit *test)
@@ -1561,8 +1677,7 @@ static int stress_mapper(void *data)
 		else
 			err = map_request(r);
 		if (err) {
-			/* Its later pieces do not wait, so it may fail. */
-			if (r->attrs && r->type != ADMIT)
+			if (r->attrs)
 				atomic_inc(&s->failed);
 			kfree(r);
 			continue;
@@ -1750,6 +1865,10 @@ static struct kunit_case throttle_test_cases[] = {
 	KUNIT_CASE(full_pool_is_retried),
 	KUNIT_CASE(fragmented_pool_is_retried),
 	KUNIT_CASE(retry_passes_the_word_on),
+	KUNIT_CASE(retry_holds_others_back),
+	KUNIT_CASE(others_are_not_held_back_for_long),
+	KUNIT_CASE(admitted_request_is_retried_as_a_whole),
+	KUNIT_CASE(unadmit_tells_who_retries),
 	KUNIT_CASE(list_is_retried_holding_nothing),
 	KUNIT_CASE(list_waits_once_for_all),
 	KUNIT_CASE(raised_threshold_releases),
