@@ -55,7 +55,10 @@ scheduler() {
 	choose none mq-deadline kyber bfq
 	set_to $queue/scheduler $chosen
 }
-polled() { polled_load 3; }
+# nvme_queues takes the polled queue away by turns.
+polled() {
+	[ "$(cat $queue/io_poll)" = 0 ] || polled_load 3
+}
 shorten() { knob throttle_high 30; usleep 300000; knob throttle_high 70; }
 
 kinds="nvme_reset nvme_reset nvme_queues nvme_rescan nvme_admin nvme_passthrough cpu_cycle tune tune untune scheduler polled shorten"
