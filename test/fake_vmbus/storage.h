@@ -6,6 +6,7 @@
 #ifndef _FAKE_VMBUS_STORAGE_H
 #define _FAKE_VMBUS_STORAGE_H
 
+#include <linux/build_bug.h>
 #include <linux/types.h>
 
 enum {
@@ -50,7 +51,7 @@ struct srb {
 		u8 cdb[16];
 		u8 sense[20];
 	};
-	u8 rest[20];
+	u8 rest[16];
 } __packed;
 
 struct vstor {
@@ -75,5 +76,7 @@ struct vstor {
 		u8 buffer[0x34];
 	};
 } __packed;
+
+static_assert(sizeof(struct srb) == 0x34 && sizeof(struct vstor) == 0x40);
 
 #endif
