@@ -1,0 +1,344 @@
+# storvsc disks of a host that test/fake_vmbus plays, in guests whose pool is small.
+# usage: scsi.sh GROUP SECONDS [measure]     (each load runs that long at least; "measure": expect only that it ends)
+# The groups, and the pools and disks that each needs, are in test/scsi.
+. /test/lib.sh
+group=$1
+seconds=$2
+expect=${3:-throttling}
+
+fake=/sys/kernel/debug/fake_vmbus
+default_high=$(knob throttle_high)
+# There is nobody who would make the nodes.
+export DM_DISABLE_UDEV=1
+
+if [ "$expect" = throttling ] && ! throttling; then
+	tell "this kernel has no swiotlb throttling"
+	exit 1
+fi
+probe_start || { tell "the return probe on swiotlb_tbl_map_single cannot be set"; exit 1; }
+
+# scsi_disk CONTROLLER LUN: its name.
+scsi_disk() {
+	local d
+	for d in /sys/block/sd*; do
+		case $(readlink -f $d/device) in
+		*/fa4e000$1-*/*:0:0:$2) echo ${d##*/}; return ;;
+		esac
+	done
+	return 1
+}
+scsi_host() { ls -d /sys/bus/vmbus/devices/fa4e000$1-*/host* 2>/dev/null; }
+# tune CONTROLLER LUN FILE VALUE, in all controllers' or disks' directories if that is "*".
+tune() {
+	local f
+	for f in $fake/$1/disk$2/$3; do echo "$4" >$f; done
+}
+seen() { cat $fake/$1; }
+
+# vmbus_start "FAKE ARGS" ["STORVSC ARGS"]: CONTROLLERS times DISKS disks, found and slow enough for their queues to stand.
+controllers=1 disks=1 mib_s=16
+vmbus_start() {
+	local c l t=0
+	insmod $results/fake_vmbus.ko controllers=$controllers disks=$disks $1 &&
+		insmod $results/hv_storvsc.ko ${2:-} || { tell "the modules cannot be loaded"; exit 1; }
+	for c in $(seq 0 $((controllers - 1))); do
+		for l in $(seq 0 $((disks - 1))); do
+			until d=$(scsi_disk $c $l) && [ -b /dev/$d ]; do
+				t=$((t + 1))
+				[ $t -le 300 ] || { tell "disk $l of controller $c is not there"; exit 1; }
+				usleep 100000
+			done
+			eval "disk_$c$l=/dev/$d"
+		done
+	done
+	# The scan has ended, too.
+	usleep 500000
+	tune '*' '*' kib_s $((mib_s * 1024 / disks / controllers))
+}
+# Nothing is left anywhere when the drivers are gone.
+vmbus_end() {
+	why=
+	[ "$(cat $fake/*/refused | sort -n | tail -n 1)" = 0 ] || why="$why; $(cat $fake/*/refused | xargs) frames were no bounce buffers"
+	[ "$(cat $fake/*/outstanding | sort -n | tail -n 1)" = 0 ] || why="$why; $(cat $fake/*/outstanding | xargs) commands outstanding"
+	timed 60 rmmod hv_storvsc || why="$why; hv_storvsc stays"
+	bounded 30 rmmod fake_vmbus || why="$why; fake_vmbus stays"
+	settled || why="$why; $(stat io_tlb_used) slots in use"
+	if [ -z "$why" ]; then ok "${1:-all is given back}" "$ms ms"; else not_ok "${1:-all is given back}" "${why#; }"; fi
+}
+queue_of() { echo /sys/block/${1#/dev/}/queue; }
+flags_of() { cat /sys/kernel/debug/block/${1#/dev/}/hctx0/flags; }
+
+# Written, read back soon after, compared: 4 MiB for each job.
+verified="--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=4m --offset_increment=4m"
+sequential="--rw=write --verify=crc32c --verify_backlog=16 --verify_fatal=1 --size=4m --offset_increment=4m"
+
+attempted() {
+	timed "$@" || why="$why; '$2 $3 $4' failed"
+	longest=$((ms > longest ? ms : longest))
+}
+set_to() { echo "$2" >"$1"; }
+
+group_io() {
+	plan 12
+	controllers=2 disks=2
+	vmbus_start
+	flags=$(flags_of $disk_00)
+	case $flags in
+	*BLOCKING*) ok "the queues may block" "$flags" ;;
+	*) not_ok "the queues may block" "$flags" ;;
+	esac
+	channels=$(seen 0/channels)
+	if [ "$channels" -gt 1 ]; then ok "there are sub-channels" "$channels channels"; else not_ok "there are sub-channels"; fi
+	all=$disk_00:$disk_01:$disk_10:$disk_11
+	max_kib=$(cat $(queue_of $disk_00)/max_sectors_kb)
+	raw="--filename=$all --direct=1"
+
+	request_kib=4 read_back=yes waits=perhaps
+	scenario "4 KiB random, verified" $seconds $raw --ioengine=io_uring --bs=4k --iodepth=128 --numjobs=8 $verified
+	request_kib=64 read_back=yes
+	scenario "64 KiB random, verified" $seconds $raw --ioengine=libaio --bs=64k --iodepth=32 --numjobs=8 $verified
+	request_kib=$max_kib read_back=yes
+	scenario "512 KiB sequential, verified" $seconds $raw --ioengine=io_uring --bs=512k --iodepth=8 --numjobs=8 $sequential
+	request_kib=$max_kib read_back=yes
+	scenario "4 to 512 KiB random, verified" $seconds $raw --ioengine=io_uring --bsrange=4k-512k --iodepth=16 --numjobs=8 $verified
+	request_kib=64
+	scenario "batches of 16" $seconds $raw --ioengine=io_uring --rw=randread --bs=64k --iodepth=64 --numjobs=2 \
+		--iodepth_batch=16 --iodepth_batch_complete_min=8
+	scenario "128 KiB, psync" $seconds $raw --ioengine=psync --rw=randread --bs=128k --numjobs=48 --thread
+	for d in $disk_00 $disk_01 $disk_10 $disk_11; do set_to $(queue_of $d)/scheduler mq-deadline; done
+	request_kib=$max_kib read_back=yes
+	scenario "mq-deadline, verified" $seconds $raw --ioengine=libaio --bs=64k --iodepth=64 --numjobs=4 $verified
+	for d in $disk_00 $disk_01 $disk_10 $disk_11; do set_to $(queue_of $d)/scheduler none; done
+
+	# The same without throttling: storvsc tries again.
+	knob throttle_high 100
+	stalls=yes waits=perhaps read_back=yes request_kib=64
+	scenario "not throttled, verified" $seconds $raw --ioengine=libaio --bs=64k --iodepth=32 --numjobs=8 $verified
+	if [ "$failed_maps" -gt 100 ] || [ "$expect" != throttling ]; then ok "maps fail then" "$failed_maps of $maps"; else not_ok "maps fail then" "$failed_maps of $maps"; fi
+	knob throttle_high "$default_high"
+	vmbus_end
+}
+
+# A pool in which only a few requests have room.
+group_small() {
+	plan 4
+	controllers=1 disks=2
+	vmbus_start
+	max_kib=$(cat $(queue_of $disk_00)/max_sectors_kb)
+	raw="--filename=$disk_00:$disk_01 --direct=1"
+	request_kib=64 read_back=yes
+	scenario "64 KiB random, verified" $seconds $raw --ioengine=io_uring --bs=64k --iodepth=32 --numjobs=8 $verified
+	request_kib=$max_kib read_back=yes
+	scenario "512 KiB sequential, verified" $seconds $raw --ioengine=io_uring --bs=512k --iodepth=8 --numjobs=4 $sequential
+	request_kib=4 read_back=yes
+	scenario "4 KiB random, verified" $seconds $raw --ioengine=io_uring --bs=4k --iodepth=128 --numjobs=8 $verified
+	vmbus_end
+}
+
+# The rings are full before the pool is: a command that was mapped is given back and tried again. More than 32 pages,
+# so that storvsc has to allocate what it sends.
+payloads() { awk '$1 == "kmalloc-512" { print $2 }' /proc/slabinfo; }
+group_ring() {
+	local full leaked
+	plan 4
+	controllers=2
+	vmbus_start channels=1 storvsc_ringbuffer_size=8192
+	set_to $fake/0/depth 2
+	set_to $fake/1/depth 2
+	raw="--filename=$disk_00:$disk_10 --direct=1"
+	request_kib=$(cat $(queue_of $disk_00)/max_sectors_kb) read_back=yes
+	full=$(seen 0/ring_full) leaked=$(payloads)
+	scenario "ring full, verified" $((seconds * 2)) $raw --ioengine=io_uring --bs=160k --iodepth=64 --numjobs=8 $verified
+	full=$(($(seen 0/ring_full) - full)) leaked=$(($(payloads) - leaked))
+	if [ $full -gt 200 ]; then ok "the ring was full" "$full times"; else not_ok "the ring was full" "$full times"; fi
+	if [ $leaked -lt $((full / 2)) ]; then ok "no payload leaks" "$leaked more allocations of that size"; else not_ok "no payload leaks" "$leaked more allocations of that size"; fi
+	vmbus_end
+}
+
+# H8: the error handler runs to its end, whatever waits.
+host_reset() {
+	sleep 2
+	tune 0 0 silent 8
+	until [ "$(seen 0/disk0/silent)" = 0 ] || ! kill -0 $fio 2>/dev/null; do usleep 50000; done
+	# Longer than anybody waits for buffers, and than the command timer.
+	sleep 7
+	attempted 30 sg_reset -H -N $disk_00
+	note="reset within $ms ms"
+}
+no_sense() {
+	local begin
+	sleep 2
+	dmesg -c >/dev/null
+	tune 0 0 error_kind 1
+	tune 0 0 errors 3
+	begin=$(now_ms)
+	until [ "$(seen 0/disk0/errors)" = 0 ] && [ "$(cat $(scsi_host 0)/scsi_host/host*/state)" = running ]; do
+		[ $(($(now_ms) - begin)) -le 60000 ] || { why="$why; the error handler does not end"; break; }
+		usleep 50000
+	done
+	note="recovered within $(($(now_ms) - begin)) ms"
+}
+some_errors() {
+	sleep 2
+	tune 0 0 error_kind 0
+	tune 0 0 errors 5
+}
+group_eh() {
+	plan 6
+	controllers=2
+	vmbus_start
+	raw="--filename=$disk_00:$disk_10 --direct=1"
+	set_to /sys/block/${disk_00#/dev/}/device/timeout 3
+	step=host_reset stalls=yes read_back=yes
+	scenario "commands are never answered, verified" $((seconds + 12)) $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=4 $verified
+	step=host_reset stalls=yes
+	scenario "commands are never answered, one submitter each" $((seconds + 12)) $raw --ioengine=psync --rw=randread --bs=128k --numjobs=48 --thread
+	step=no_sense read_back=yes stalls=yes
+	scenario "errors without sense data, verified" $((seconds + 12)) $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=4 $verified
+	step=some_errors fails=yes
+	scenario "errors with sense data" $seconds $raw --ioengine=io_uring --rw=randread --bs=128k --iodepth=64 --numjobs=2
+	tune 0 0 errors 0
+	scenario "works as before" $seconds $raw --ioengine=io_uring --rw=randread --bs=128k --iodepth=64 --numjobs=2
+	vmbus_end
+}
+
+# Withdrawn while a command, or many, sleep in the map.
+withdrawn() {
+	local begin
+	sleep 2
+	begin=$(now_ms)
+	set_to $fake/$1/withdraw 1
+	until [ ! -e /sys/bus/vmbus/devices/fa4e000$1-0000-0000-0000-000000000000 ]; do
+		[ $(($(now_ms) - begin)) -le 40000 ] || { why="$why; the controller does not go"; break; }
+		usleep 50000
+	done
+	note="gone after $(($(now_ms) - begin)) ms"
+}
+group_withdraw() {
+	plan 5
+	controllers=4
+	vmbus_start
+	step="withdrawn 0" fails=yes
+	scenario "withdrawn" $seconds --filename=$disk_00 --direct=1 --ioengine=io_uring --rw=randrw --bs=128k --iodepth=64 --numjobs=2
+	step="withdrawn 1" fails=yes
+	scenario "withdrawn, one submitter each" $seconds --filename=$disk_10 --direct=1 --ioengine=psync --rw=randread --bs=128k --numjobs=48 --thread
+	tune 2 0 silent 4
+	step="withdrawn 2" fails=yes stalls=yes waits=perhaps
+	scenario "withdrawn while it does not answer" $seconds --filename=$disk_20 --direct=1 --ioengine=io_uring --rw=randrw --bs=128k --iodepth=64 --numjobs=2
+	request_kib=$(cat $(queue_of $disk_30)/max_sectors_kb)
+	scenario "the last one works" $seconds --filename=$disk_30 --direct=1 --ioengine=io_uring --rw=randread --bs=128k --iodepth=64 --numjobs=2
+	vmbus_end
+}
+
+# Two disks, the one 100 times slower than the other.
+beside() {
+	fio --name=slow --output=$results/slow.json --output-format=json --eta=never --time_based --runtime=$((seconds + 60)) \
+		--filename=$disk_10 --direct=1 --rw=randread "$@" >/dev/null 2>&1 &
+	slow=$!
+	sleep 3
+}
+beside_end() {
+	tune 1 0 kib_s 65536
+	killall -INT fio
+	wait $slow
+	tune 1 0 kib_s 160
+}
+group_slow() {
+	local alone
+	plan 4
+	controllers=2
+	vmbus_start
+	tune 0 0 kib_s 16000
+	tune 1 0 kib_s 160
+	fast="--filename=$disk_00 --direct=1 --ioengine=io_uring --rw=randread --bs=64k --iodepth=16 --numjobs=1"
+	waits=perhaps request_kib=64
+	scenario "the fast disk alone" $((seconds * 2)) $fast
+	alone=$mib_s
+
+	beside --ioengine=psync --bs=64k --numjobs=8 --thread
+	waits=perhaps request_kib=64
+	scenario "beside a slow one" $((seconds * 2)) $fast
+	if [ $((mib_s * 100)) -ge $((alone * 80)) ]; then ok "the fast disk keeps its pace" "$mib_s of $alone MiB/s"; else not_ok "the fast disk keeps its pace" "$mib_s of $alone MiB/s"; fi
+	beside_end
+	vmbus_end
+}
+
+# Multipath: two controllers with the same disk.
+paths() {
+	echo "0 $((64 * 2048)) multipath 0 0 1 1 round-robin 0 2 1 $disk_00 1 $disk_10 1"
+}
+paths_fail() {
+	sleep 2
+	tune 0 0 error_kind 2
+	tune 0 0 errors 4294967295
+	sleep 2
+	[ "$(dmsetup status mp | grep -o ' F ' | wc -l)" = 1 ] || why="$why; the path has not failed: $(dmsetup status mp)"
+	tune 0 0 errors 0
+	attempted 10 dmsetup message mp 0 reinstate_path $disk_00
+	sleep 1
+	tune 1 0 error_kind 2
+	tune 1 0 errors 4294967295
+	sleep 2
+	[ "$(dmsetup status mp | grep -o ' F ' | wc -l)" = 1 ] || why="$why; the other path has not failed: $(dmsetup status mp)"
+	tune 1 0 errors 0
+	attempted 10 dmsetup message mp 0 reinstate_path $disk_10
+}
+swap_table() {
+	local i
+	for i in 1 2 3; do
+		sleep 1
+		paths | dmsetup reload mp || why="$why; no new table"
+		attempted 30 dmsetup resume mp
+	done
+	note="longest resume $longest ms"
+}
+group_multipath() {
+	plan 9
+	controllers=2
+	vmbus_start shared=1
+	paths | dmsetup create mp || { not_ok "a multipath device"; finish; }
+	mp=/dev/$(basename $(readlink -f /sys/block/dm-*))
+	mp_flags=$(flags_of $mp)
+	case $mp_flags in
+	*BLOCKING*) ok "its queue may block as those below" "$mp_flags" ;;
+	*) not_ok "its queue may block as those below" "$mp_flags" ;;
+	esac
+	raw="--filename=$mp --direct=1"
+	max_kib=$(cat $(queue_of $mp)/max_sectors_kb)
+	request_kib=64 read_back=yes
+	scenario "multipath, verified" $seconds $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=4 $verified
+	request_kib=$max_kib
+	scenario "multipath, psync" $seconds $raw --ioengine=psync --rw=randread --bs=128k --numjobs=48 --thread
+	step=paths_fail read_back=yes
+	scenario "paths fail, verified" $((seconds + 8)) $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=4 $verified
+	longest=0 step=swap_table read_back=yes
+	scenario "the table is swapped, verified" $((seconds + 6)) $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=4 $verified
+	attempted 30 dmsetup remove mp
+
+	# A queue that was made when no path was there to ask.
+	echo "0 $((64 * 2048)) multipath 1 queue_if_no_path 0 0 0" | dmsetup create mp || { not_ok "no path at first"; finish; }
+	paths | dmsetup reload mp && dmsetup resume mp || { not_ok "paths are added"; finish; }
+	mp=/dev/$(basename $(readlink -f /sys/block/dm-*))
+	raw="--filename=$mp --direct=1"
+	ok "paths are added to a device that had none" "$(flags_of $mp)"
+	request_kib=64 read_back=yes
+	scenario "paths added later, verified" $seconds $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=4 $verified
+	step=paths_fail read_back=yes
+	scenario "paths added later fail, verified" $((seconds + 8)) $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=4 $verified
+	attempted 30 dmsetup remove mp
+	vmbus_end
+}
+
+# NVMe and storvsc in one pool.
+group_both() {
+	plan 3
+	vmbus_start
+	raw="--filename=/dev/$(nvme_disk 0):$disk_00 --direct=1"
+	request_kib=64 read_back=yes
+	scenario "NVMe and storvsc, verified" $((seconds * 2)) $raw --ioengine=io_uring --bs=64k --iodepth=64 --numjobs=8 $verified
+	scenario "NVMe and storvsc, psync" $seconds $raw --ioengine=psync --rw=randread --bs=128k --numjobs=64 --thread
+	vmbus_end
+}
+
+group_$group
+finish
