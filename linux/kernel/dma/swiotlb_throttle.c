@@ -676,6 +676,7 @@ static void throttle_sleep_retry(struct swiotlb_throttle *t,
 				 struct dma_retry *retry)
 {
 	long left, next;
+	int cap_ms;
 
 	spin_lock_irq(&t->wait.lock);
 	next = throttle_drain(t, retry);
@@ -686,9 +687,9 @@ static void throttle_sleep_retry(struct swiotlb_throttle *t,
 	for (;;) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		/* The wait for the admission may have been as long as the cap. */
-		left = throttle_time_left(t, retry->start,
-				READ_ONCE(swiotlb_throttle_params.cap_ms) / 2,
-				&retry->stalled);
+		cap_ms = READ_ONCE(swiotlb_throttle_params.cap_ms) / 2;
+		left = throttle_time_left(t, retry->start, cap_ms,
+					  &retry->stalled);
 		retry->last = left <= 0;
 		if (retry->last || next <= 0 ||
 		    READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF ||
