@@ -4,7 +4,6 @@
 mode=$1
 plan 4
 
-flags_of() { cat /sys/kernel/debug/block/$1/hctx0/flags; }
 # A disk over TCP to this very machine: no DMA of its own, a dispatch that sleeps anyway.
 tcp_disk() {
 	local target=/sys/kernel/config/nvmet t=0 c

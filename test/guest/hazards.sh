@@ -48,10 +48,10 @@ group_submit() {
 	scenario "polled beside interrupts" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=64 --thread --rw=randread
 	# Others are ahead of it for ever, and nobody would wake it.
 	hold 1500 || { not_ok "polled beside a pool held by others" "nobody holds it"; finish; }
-	polled_reads='' step=submit_polled request_kib=64 overfull=yes
+	step=submit_polled request_kib=64 overfull=yes
 	scenario "polled beside a pool held by others" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=24 --thread --rw=randread
 	# At least two thirds of what each of the 24 got, who waited for each of theirs.
-	if [ -z "$polled_reads" ]; then
+	if ! asked_for "polled beside a pool held by others"; then
 		ok "polled requests get their turn # SKIP not asked for"
 	elif [ $((polled_reads * 36)) -ge $throttled ]; then
 		ok "polled requests get their turn" "$polled_reads, the others $throttled among 24"
@@ -265,7 +265,7 @@ group_slow() {
 	plan 3
 	request_kib=64
 	scenario "a slow disk" 30 $raw --ioengine=psync --rw=randread --bs=64k --numjobs=200 --thread
-	if [ -e "$results/a_slow_disk.fio.json" ]; then
+	if asked_for "a slow disk"; then
 		figures=$(sed -n '/^{/,$p' "$results/a_slow_disk.fio.json" | jq -r '.jobs[0].read.clat_ns |
 			"\(.mean / 1e6 | round) \(.percentile["50.000000"] / 1e6 | round) \(.max / 1e6 | round)"')
 		set -- $figures

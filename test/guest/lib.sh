@@ -123,6 +123,16 @@ timed() {
 	return $status
 }
 
+# attempted LIMIT COMMAND...: a step; it has to work, in that time.
+attempted() {
+	timed "$@" || why="$why; '$2 $3 $4' failed"
+	longest=$((ms > longest ? ms : longest))
+}
+set_to() { echo "$2" >"$1"; }
+
+# flags_of DISK: those of its first queue.
+flags_of() { cat /sys/kernel/debug/block/${1#/dev/}/hctx0/flags; }
+
 # The counters at the start of a measurement.
 measure_start() {
 	seen0=$(maps_seen)
@@ -229,15 +239,20 @@ settled() {
 	done
 }
 
+# asked_for NAME: RIG_ONLY, a pattern, does not leave it out.
+asked_for() {
+	case $(echo "$1" | tr ' ,' '__') in
+	${RIG_ONLY:-*}) ;;
+	*) return 1 ;;
+	esac
+}
+
 # scenario NAME SECONDS ARGS...: one load as set up by the variables of defaults().
 scenario() {
 	local name=$1 runtime=$2 figures one
 	shift 2
 	why=
-	case $(echo "$name" | tr ' ,' '__') in
-	${RIG_ONLY:-*}) ;;
-	*) ok "$name # SKIP not asked for"; defaults; return ;;
-	esac
+	asked_for "$name" || { ok "$name # SKIP not asked for"; defaults; return; }
 	# Buffers are whole pages here, so a request takes its size in slots; two more for its metadata.
 	one=$((request_kib / 2 + 2))
 	# A polled request may go ahead without being admitted, one in a second on each of its queues.

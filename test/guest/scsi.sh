@@ -75,17 +75,10 @@ busy() {
 	done
 }
 queue_of() { echo /sys/block/${1#/dev/}/queue; }
-flags_of() { cat /sys/kernel/debug/block/${1#/dev/}/hctx0/flags; }
 
 # Written, read back soon after, compared: 4 MiB for each job.
 verified="--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=4m --offset_increment=4m"
 sequential="--rw=write --verify=crc32c --verify_backlog=16 --verify_fatal=1 --size=4m --offset_increment=4m"
-
-attempted() {
-	timed "$@" || why="$why; '$2 $3 $4' failed"
-	longest=$((ms > longest ? ms : longest))
-}
-set_to() { echo "$2" >"$1"; }
 
 group_io() {
 	plan 12

@@ -15,13 +15,6 @@ batch="--iodepth_batch=32 --iodepth_batch_complete_min=32"
 # The host's name for the virtio disk, which comes after the others.
 virtio=d$(ls -d /sys/class/nvme/nvme* | wc -l)
 
-# attempted LIMIT COMMAND...: a step; it has to work, in that time.
-attempted() {
-	timed "$@" || why="$why; '$2 $3 $4' failed"
-	longest=$((ms > longest ? ms : longest))
-}
-set_to() { echo "$2" >"$1"; }
-
 # repeat COUNT COMMAND...: with a moment in between, for the load to be at work again.
 repeat() {
 	local count=$1

@@ -37,7 +37,7 @@ else
 	not_ok "a change moves the pool's thresholds" "$slots slots: $(stat throttle_high), $(stat throttle_low)"
 fi
 
-flags=$(cat /sys/kernel/debug/block/$(nvme_disk 0)/hctx0/flags)
+flags=$(flags_of $(nvme_disk 0))
 case $flags in
 *BLOCKING*) ok "the I/O queue of a disk that bounces may block" "$flags" ;;
 *) not_ok "the I/O queue of a disk that bounces may block" "$flags" ;;
