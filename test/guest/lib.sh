@@ -36,12 +36,13 @@ knob() {
 stat() { cat "$tlb/$1" 2>/dev/null || echo 0; }
 
 # A kretprobe sees every map; a histogram keyed by the return value counts those that failed. 4096 instances: many
-# tasks may sleep inside the function at once.
-failed='ret == 0xffffffffffffffff'
+# tasks may sleep inside the function at once. Not those with DMA_ATTR_NO_WARN: pieces of a request that is undone then
+# and mapped again. Its last attempt comes without that.
+failed='ret == 0xffffffffffffffff && !(attrs & 0x100)'
 probe_start() {
 	# The boot may stall that long on a busy machine, a load must not.
 	echo 30 >/proc/sys/kernel/hung_task_timeout_secs
-	echo 'r4096:rig/map swiotlb_tbl_map_single ret=$retval:x64' >$tracing/kprobe_events || return
+	echo 'r4096:rig/map swiotlb_tbl_map_single ret=$retval:x64 attrs=+0($arg6):x64' >$tracing/kprobe_events || return
 	echo "hist:keys=ret if $failed" >$tracing/events/rig/map/trigger
 }
 # Appended: opening the file for writing from its start would take the trigger away.

@@ -690,9 +690,9 @@ static void throttle_sleep_retry(struct swiotlb_throttle *t,
 		cap_ms = READ_ONCE(swiotlb_throttle_params.cap_ms) / 2;
 		left = throttle_time_left(t, retry->start, cap_ms,
 					  &retry->stalled);
-		retry->last = left <= 0;
+		retry->last = left <= 0 ||
+			READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF;
 		if (retry->last || next <= 0 ||
-		    READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF ||
 		    READ_ONCE(t->retry_seq) != retry->seen)
 			break;
 		next = min(left, next);

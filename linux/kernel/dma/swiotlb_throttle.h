@@ -232,7 +232,8 @@ static inline unsigned long
 swiotlb_throttle_piece(unsigned long attrs, int piece,
 		       struct dma_retry *retry)
 {
-	return piece ? attrs & ~DMA_ATTR_MAY_BLOCK : dma_retry_attrs(attrs, retry);
+	attrs = dma_retry_attrs(attrs, retry);
+	return piece ? dma_later_attrs(attrs) : attrs;
 }
 
 /* After piece number @piece of a list; a first piece has waited by itself. */
