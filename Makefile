@@ -2,7 +2,7 @@
 # KERNEL=/path/to/linux, BASE=7.3, BUILD=dir, CACHE=dir, FORCE=1, SOB='Name <mail>'.
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup tree refresh series kernel demo check lint model check-series check-kasan check-kcsan check-mutants soak clean
+.PHONY: help setup tree refresh series kernel demo check lint model check-series check-kasan check-kcsan check-mutants soak bench clean
 
 help: ## say what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ check-mutants: tree ## take each fix out and see that a test fails (slow)
 HOURS ?= 1
 soak: tree ## mix loads, resets, sysctls and CPU hotplug at random [HOURS=1 CONFIG=debug|kasan SEED=]
 	@test/soak $(HOURS) $(or $(CONFIG),debug) $(SEED)
+
+bench: tree ## measure costs, throughput and memory, write docs/benchmarks.md [QUICK=1, KEEP=1, ITEMS='cost memory']
+	@bench/run $(ITEMS)
 
 clean: ## remove build/ (downloads stay in the cache)
 	@rm -rf build

@@ -767,6 +767,9 @@ bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 	return false;
 }
 
+/* Slots in the part of a CPU: 32 requests of 128 KiB, so folds are rare enough. */
+#define THROTTLE_MAX_BATCH	2048
+
 /* The thresholds follow the parameters and the size of the pool. */
 static void throttle_set_thresholds(struct swiotlb_throttle *t)
 {
@@ -784,7 +787,8 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 	 * below the threshold the lock is taken. With less, the parts would
 	 * fold into the central count more often.
 	 */
-	batch = clamp_t(unsigned long, nslabs / (8 * ncpus), 1, S32_MAX / 2);
+	batch = clamp_t(unsigned long, nslabs / (8 * ncpus), 1,
+			THROTTLE_MAX_BATCH);
 
 	spin_lock_irqsave(&t->wait.lock, flags);
 	/* A part may have grown up to the old batch, so it never shrinks. */

@@ -1,0 +1,55 @@
+# Sourced: fio loads on pools of many sizes, one boot for each kernel and pool.
+
+# Letter O is D with throttling switched off, in the same boot and by turns with it: for one who has no time for A.
+# run_cells NAME LETTERS POOLS CELLS SECONDS [ROUNDS]: POOLS in KiB, CELLS are lines "RW BLOCKSIZE DEPTH".
+# One line of JSON for each load in $work/NAME.jsonl. The disk has DISK_MIB_S and DISK_IOPS, so that it and not the
+# emulated CPU is what there is too little of.
+run_cells() {
+	local name=$1 letters=$2 pools=$3 seconds=$5 rounds=${6:-1} letter pool round guest n=0 all
+	local cells=$4 disk=mib_s=${DISK_MIB_S:-100},iops=${DISK_IOPS:-2000}
+	mkdir -p "$work/$name"
+	if [[ $letters = *O* ]]; then
+		letters=${letters//O/}
+		cells=$(sed 's/.*/& off\n&/' <<<"$4")
+	fi
+	printf '%s\n' "$cells" >"$work/$name/cells"
+	: >"$work/$name.jsonl"
+	all=$((rounds * $(wc -w <<<"$letters") * $(wc -w <<<"$pools")))
+	for letter in $letters; do vmlinux_of "$letter"; done
+	for round in $(seq "$rounds"); do
+		for pool in $pools; do
+			for letter in $letters; do
+				n=$((n + 1))
+				vmlinux_of "$letter"
+				guest=bench-$name-$letter
+				say "$name: boot $n of $all: pool of $pool KiB, $letter (${meaning[$letter]}), $(wc -l <<<"$cells") loads of $seconds s"
+				boot "$guest" -k "$vmlinux" -s -a "swiotlb=$((pool / 2)),force,track_hiwater ${GUEST_ARGS:-}" \
+					-t $(((seconds + 60) * $(wc -l <<<"$cells") + 300)) -d "file=512M,$disk" \
+					-f "$work/$name/cells" -f "$bench/guest/cells.sh" shared.sh cells.sh "$seconds"
+				join_fio "$results/$guest/share" | jq -c --arg letter "$letter" --argjson pool "$pool" --argjson round "$round" \
+					--arg kernel "$(kernel_of "$guest")" --arg load "$(cut -d' ' -f1 /proc/loadavg)" \
+					'{letter: (if .off == "off" then "O" else $letter end), pool_kib: $pool, round: $round} + . + {kernel: $kernel, load: $load}' >>"$work/$name.jsonl"
+			done
+		done
+	done
+}
+
+# What the guest counted and what fio measured, a line for each load.
+join_fio() {
+	local line
+	while read -r line; do
+		# fio may print a warning before the JSON begins.
+		sed -n '/^{/,$p' "$1/cell$(jq .cell <<<"$line").fio.json" | jq -c --argjson counted "$line" '
+			[.jobs[] | .read, .write | select(.total_ios > 0)] as $d |
+			([$d[].total_ios] | add // 0) as $ios |
+			$counted + {ios: $ios,
+			 mib_s: (([$d[].io_bytes] | add // 0) / ([$d[].runtime, 1] | max) * 1000 / 1048576 * 100 | round / 100),
+			 p50_us: ([$d[].clat_ns.percentile["50.000000"] // 0] | max // 0 | . / 1000 | round),
+			 p99_us: ([$d[].clat_ns.percentile["99.000000"] // 0] | max // 0 | . / 1000 | round),
+			 p999_us: ([$d[].clat_ns.percentile["99.900000"] // 0] | max // 0 | . / 1000 | round),
+			 max_us: ([$d[].clat_ns.max // 0] | max // 0 | . / 1000 | round),
+			 errors: ([.jobs[] | (.total_err // 0) + (if .error != 0 then 1 else 0 end)] | add),
+			 switches_per_io: ($counted.switches / ([$ios, 1] | max) * 1000 | round / 1000),
+			 cpu_us_per_io: ($counted.busy_ticks * 10000 / ([$ios, 1] | max) | round)}'
+	done <"$1/cells.jsonl"
+}

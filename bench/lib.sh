@@ -1,0 +1,91 @@
+# Sourced by the measurements: kernels, modules, boots, and what each result says about where it was measured.
+. "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
+export LC_ALL=C
+
+bench=$TOP/bench
+results=$BUILD/results
+work=$BUILD/bench
+mkdir -p "$results" "$work"
+need_tool jq jq
+
+# What is compared; the letters are those of the report.
+declare -A kernels=([A]=base-bench [B]=bench-off [C]=bench-on [D]=bench-on [E]=base-bench-dynamic)
+declare -A meaning=(
+	[A]='unpatched base'
+	[B]='series, option off'
+	[C]='series, option on, throttling not reached'
+	[D]='series, option on'
+	[E]='unpatched base, CONFIG_SWIOTLB_DYNAMIC=y'
+	[O]='D with throttle_high=100'
+)
+
+# The series' kernels come from a work tree of its own, which stays as it is while the tree changes. KEEP=1 leaves it
+# and the kernels there as an earlier run made them.
+src=$work/$BASE/linux
+series_source() {
+	[ -z "${KEEP:-}" ] || [ ! -e "$work/commit" ] || return 0
+	mkdir -p "$work/$BASE"
+	series_worktree "$src"
+	tgit rev-parse HEAD >"$work/commit"
+	series_reset
+}
+series_reset() { (TREE=$src && tgit reset -q --hard "$(cat "$work/commit")" && tgit clean -qfd); }
+
+# vmlinux_of LETTER: sets $vmlinux; built once in a run. VMLINUX=FILE stands in for C and D.
+declare -A built=()
+vmlinux_of() {
+	local k=${kernels[$1]}
+	if [ -z "${built[$k]:-}" ]; then
+		case $k${VMLINUX:+given} in
+		bench-ongiven) vmlinux=$VMLINUX; built[$k]=$vmlinux; return ;;
+		base*) vmlinux=$BUILD/$BASE/kernel-$k/vmlinux ;;
+		*) vmlinux=$work/$BASE/kernel-$k/vmlinux; series_source ;;
+		esac
+		if [ -z "${KEEP:-}" ] || [ ! -e "$vmlinux" ]; then
+			case $k in
+			base*) "$TOP/tools/kernel" "$k" >/dev/null ;;
+			*) BUILD=$work SRC=$src "$TOP/tools/kernel" "$k" >/dev/null ;;
+			esac
+		fi
+		built[$k]=$vmlinux
+	fi
+	vmlinux=${built[$k]}
+}
+
+# module_for VMLINUX NAME: build bench/NAME against it; sets $module.
+module_for() {
+	local out tree log
+	out=$(dirname "$1")
+	tree=$(readlink -f "$out/source")
+	log=$out/$2.log
+	mkdir -p "$out/$2"
+	make -C "$tree" O="$out" M="$bench/$2" MO="$out/$2" W=1 modules >"$log" 2>&1 </dev/null ||
+		die "the module $2 does not build: $(grep -m1 error "$log")" "see $log"
+	module=$out/$2/$2.ko
+}
+
+# boot NAME ARGS...: a guest; BENCH_LOCK is a file that several runs on one machine agree to lock meanwhile.
+boot() {
+	local name=$1
+	shift
+	${BENCH_LOCK:+flock "$BENCH_LOCK"} "$TOP/tools/guest" -n "$name" "$@" >"$results/$name.tap" ||
+		die "the guest of '$name' failed: $(grep -m1 '^not ok' "$results/$name.tap")" "see $results/$name/console.log"
+}
+
+kernel_of() { tr -d '\r' <"$results/$1/console.log" | sed -n 's/.*Linux version \([^ ]*\).*/\1/p' | head -n 1; }
+
+# about COMMAND: where and when, as JSON. The load tells whether the machine did something else.
+about() {
+	local v set=''
+	for v in QUICK LETTERS POOLS SIZES DEPTHS WAYS LOADS POOL_KIB PACKETS_PER_MS ROUNDS IOS SECONDS_EACH DISK_MIB_S DISK_IOPS; do
+		[ -z "${!v:-}" ] || set+="$v='$(tr '\n' ',' <<<"${!v}" | sed 's/,$//')' "
+	done
+	jq -n --arg command "$set$1" --arg date "$(date -u +%FT%TZ)" \
+		--arg qemu "$("${QEMU:-qemu-system-x86_64}" --version | sed -n '1s/QEMU emulator version //p')" \
+		--arg cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" --arg cpus "$(nproc)" \
+		--arg load "$(cut -d' ' -f1-3 /proc/loadavg)" \
+		--arg gcc "$(gcc --version | sed -n '1s/^[^)]*) //p')" \
+		--arg series "$([ -n "${VMLINUX:-}" ] && echo 'of a kernel given by VMLINUX=' || cut -c1-12 "$work/commit" 2>/dev/null || true)" '{
+		command: $command, date: $date, series_commit: $series,
+		machine: "QEMU \($qemu), TCG, on \($cpus) CPUs (\($cpu)), gcc \($gcc)", load: $load}'
+}
