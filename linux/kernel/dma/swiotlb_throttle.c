@@ -465,7 +465,8 @@ int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
 		return 0;
 	if (throttle_charge_fast(t, slots)) {
 		*attrs |= __DMA_ATTR_ADMITTED;
-		if (may_block)
+		/* Nobody waits, so a map that fails does for good. */
+		if (may_block && READ_ONCE(t->high) != SWIOTLB_THROTTLE_OFF)
 			*attrs |= DMA_ATTR_MAY_BLOCK;
 		return 0;
 	}
