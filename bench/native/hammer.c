@@ -287,19 +287,6 @@ static void *thread(void *arg)
 	return NULL;
 }
 
-__attribute__((no_sanitize("thread")))
-static void stuck(int sig)
-{
-	struct swiotlb_throttle *t = pool_throttle;
-	char text[300];
-
-	(void)sig;
-	if (write(2, text, snprintf(text, sizeof(text), "hammer: seed %lu: stuck: waiting %u, retry %u, used %ld, high %ld, low %ld, serial %ld, freed %ld, goal %ld\n",
-				    seed, t->waiting, t->nr_retry, pool_used, t->high, t->low, t->serial_slots, t->freed.counter, t->goal)) < 0)
-		_exit(3);
-	_exit(3);
-}
-
 int main(int argc, char **argv)
 {
 	struct swiotlb_throttle_params params = { 70, 65, SWIOTLB_THROTTLE_MAX_MS, SWIOTLB_THROTTLE_MAX_MS };
@@ -318,8 +305,7 @@ int main(int argc, char **argv)
 	}
 	mixed = !strcmp(mode, "mixed");
 	slow = !strcmp(mode, "slow");
-	signal(SIGALRM, stuck);
-	alarm(STUCK);
+	pool_watch(STUCK, seed);
 	if (mixed)
 		shim_speed = 10;
 	else

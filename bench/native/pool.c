@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
 #include "pool.h"
 
 struct io_tlb_mem pool_mem;
@@ -133,4 +136,27 @@ void pool_threads(unsigned int n, void *(*fn)(void *))
 			abort();
 	for (unsigned int i = 0; i < n; i++)
 		pthread_join(thread[i], NULL);
+}
+
+static u64 watch_seed;
+
+/* The others go on, so it races. */
+__attribute__((no_sanitize("thread")))
+static void stuck(int sig)
+{
+	struct swiotlb_throttle *t = pool_throttle;
+	char text[300];
+
+	(void)sig;
+	if (write(2, text, snprintf(text, sizeof(text), "seed %lu: stuck: waiting %u, retry %u, used %ld, high %ld, low %ld, serial %ld, freed %ld, goal %ld\n",
+				    watch_seed, t->waiting, t->nr_retry, pool_used, t->high, t->low, t->serial_slots, t->freed.counter, t->goal)) < 0)
+		_exit(3);
+	_exit(3);
+}
+
+void pool_watch(unsigned int seconds, u64 seed)
+{
+	watch_seed = seed;
+	signal(SIGALRM, stuck);
+	alarm(seconds);
 }

@@ -39,6 +39,8 @@ extern __thread u64 pool_seed;
 /* Counts of all threads, added up by each at its end. */
 extern struct shim_counts pool_counts;
 void pool_add_counts(void);
+/* Fails the run after so many seconds instead of hanging; what stands still is shown. */
+void pool_watch(unsigned int seconds, u64 seed);
 void pool_threads(unsigned int n, void *(*fn)(void *));
 
 #endif

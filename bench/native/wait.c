@@ -176,20 +176,6 @@ static void *load(void *arg)
 	return NULL;
 }
 
-/* Fails the run instead of hanging; what stands still can be seen. The others go on, so it races. */
-__attribute__((no_sanitize("thread")))
-static void too_long(int sig)
-{
-	struct swiotlb_throttle *t = pool_throttle;
-	char text[200];
-
-	(void)sig;
-	if (write(2, text, snprintf(text, sizeof(text), "stuck: waiting %u, used %ld, high %ld, serial %ld, freed %ld, goal %ld\n",
-				    t->waiting, pool_used, t->high, t->serial_slots, t->freed.counter, t->goal)) < 0)
-		_exit(3);
-	_exit(3);
-}
-
 int main(int argc, char **argv)
 {
 	struct swiotlb_throttle_params params = { 70, 65, SWIOTLB_THROTTLE_MAX_MS, SWIOTLB_THROTTLE_MAX_MS };
@@ -210,8 +196,7 @@ int main(int argc, char **argv)
 		}
 	}
 	shim_slow = 100;
-	signal(SIGALRM, too_long);
-	alarm(20 + waiters / 10);
+	pool_watch(20 + waiters / 10, seed);
 	pool_strict = true;
 	pool_make(NSLABS, CPUS);
 	t = pool_throttle;
