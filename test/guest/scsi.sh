@@ -277,10 +277,10 @@ group_withdraw() {
 	vmbus_end
 }
 
-# Two disks, the one 100 times slower than the other, with room for 22 requests below the threshold.
+# Two disks, the one 100 times slower than the other, with room for 44 requests below the threshold.
 slow_begin() {
 	fio --name=slow --output=$results/slow.json --eta=never --time_based --runtime=600 --filename=$disk_10 --direct=1 \
-		--ioengine=psync --rw=randread --bs=32k --numjobs=$1 --thread >/dev/null 2>&1 &
+		--ioengine=psync --rw=randread --bs=8k --numjobs=$1 --thread >/dev/null 2>&1 &
 	slow=$!
 	sleep 3
 }
@@ -292,18 +292,24 @@ slow_end() {
 }
 # beside NAME: what the fast one reads meanwhile.
 beside() {
-	waits=perhaps request_kib=32
-	scenario "$1" $((seconds * 2)) --filename=$disk_00 --direct=1 --ioengine=io_uring --rw=randread --bs=32k --iodepth=16 --numjobs=1
+	waits=perhaps request_kib=8
+	scenario "$1" $((seconds * 2)) --filename=$disk_00 --direct=1 --ioengine=io_uring --rw=randread --bs=8k --iodepth=16 --numjobs=1
 }
 # kept NAME: the share of what it reads beside a slow disk with its serialized request only.
 kept() {
 	local figures="$ios of $idle reads, $((ios * 100 / (idle > 0 ? idle : 1))) %"
 	if [ $((ios * 100)) -ge $((idle * 80)) ]; then ok "$1" "$figures"; else not_ok "$1" "$figures"; fi
 }
-# paced SUBMITTERS NAME: the fast disk beside a slow one with one submitter, then with so many.
+# paced SUBMITTERS NAME: the fast disk beside a slow one with so many submitters, against one with one.
 paced() {
+	slow_begin $1
+	beside "$2"
+	kept "the fast disk keeps its pace $2"
+	slow_end
+}
+group_slow() {
 	local idle slow
-	plan 4
+	plan 6
 	controllers=2
 	vmbus_start
 	tune 0 0 kib_s 6000
@@ -312,18 +318,9 @@ paced() {
 	beside "beside one slow request"
 	idle=$ios
 	slow_end
-	slow_begin $1
-	beside "$2"
-	kept "the fast disk keeps its pace $2"
-	slow_end
+	paced 22 "beside a slow disk with half of the room"
+	paced 48 "beside a slow disk that could fill the pool"
 	vmbus_end
-}
-group_slow() {
-	paced 11 "beside a slow disk with half of the room"
-}
-# Whatever is freed goes to the next in the queue, whose disk may hold most of the room already: this one fails.
-group_crowd() {
-	paced 24 "beside a slow disk that could fill the pool"
 }
 
 # Multipath: two controllers with the same disk.

@@ -55,6 +55,15 @@
 #ifndef P2
 #define P2	0
 #endif
+#ifndef DEVS
+#define DEVS	0	/* bit i: request i is of device 1; 0: there is one device, and no shares */
+#endif
+#ifndef COUNTED
+#define COUNTED	0	/* bit i: request i, in use from the start, is counted for its device, which is active */
+#endif
+#ifndef IDLE
+#define IDLE	0	/* 1: a device that does not wait may lose its claim whenever the queue is looked at */
+#endif
 #ifndef SUMSTEPS
 #define SUMSTEPS 0	/* 1: percpu_counter_sum() reads one part at a time */
 #endif
@@ -103,6 +112,23 @@ bit lock;		/* t->wait.lock */
 chan queue = [NM] of { byte };
 byte serial_slots;
 
+#if DEVS
+/* struct throttle_share */
+#define DEV(i)	BIT(DEVS, i)
+short held[2];
+bit claim[2];		/* active */
+byte nactive;
+byte nr_waiters[2];
+chan aside[2] = [NM] of { byte };
+bit afirst;		/* the device that was set aside first, if any is */
+bit counted[NR];	/* __DMA_ATTR_COUNTED */
+/* What the CPUs that unmap have taken from @held, and not shown yet. */
+byte dheld[2];
+bit dhdev[2];
+#define OVER_SHARE(i) (nactive == 2 && held[DEV(i)] > 0 && held[DEV(i)] + SIZE(i) > high / 2)
+#define NOBODY_ASIDE (len(aside[0]) + len(aside[1]) == 0)
+#endif
+
 /* The buffers. */
 short dpart[NCPU], dcount[NCPU];
 bit fbclock;		/* of used: held until a fold is visible, and while a sum is made */
@@ -129,8 +155,21 @@ byte ticket[NM], tickets;
 #define ANY_ASLEEP (asleep[0] || asleep[1])
 #endif
 
+#if DEVS
+inline drain_held(id)
+{
+	held[dhdev[id]] = held[dhdev[id]] - dheld[id];
+	dheld[id] = 0;
+	dhdev[id] = 0
+}
+#define DRAIN_HELD(cpu) if :: (cpu) == NM -> drain_held(0) :: (cpu) == NM + 1 -> drain_held(1) :: else fi;
+#else
+#define DRAIN_HELD(cpu)
+#endif
+
 inline drain(cpu)
 {
+	DRAIN_HELD(cpu)
 	count = count + dcount[cpu];
 	part[cpu] = part[cpu] + dpart[cpu];
 	if
@@ -197,10 +236,125 @@ inline percpu_counter_sum(sum)
 #endif
 }
 
+#if DEVS
+inline throttle_claim_share(req)
+{
+	nr_waiters[DEV(req)]++;	/* throttle_join() */
+	if
+	:: !claim[DEV(req)] -> claim[DEV(req)] = 1; nactive++
+	:: else
+	fi
+}
+
+/* Those who do not wait, and have not asked for a while: nobody can tell when that is. */
+inline throttle_expire_shares()
+{
+#if IDLE
+	if
+	:: claim[0] && !nr_waiters[0] -> claim[0] = 0; nactive--
+	:: true
+	fi;
+	if
+	:: claim[1] && !nr_waiters[1] -> claim[1] = 0; nactive--
+	:: true
+	fi
+#else
+	skip
+#endif
+}
+
+inline throttle_leave(req)
+{
+	if
+	:: queue??[eval(req)] -> queue??eval(req)
+	:: aside[DEV(req)]??[eval(req)] ->
+		aside[DEV(req)]??eval(req);
+		if
+		:: len(aside[afirst]) == 0 -> afirst = (len(aside[1 - afirst]) > 0 -> 1 - afirst : 0)
+		:: else
+		fi
+	:: else
+	fi;
+	nr_waiters[DEV(req)]--
+}
+
+/* Who goes next if it fits is @w then, or NONE. */
+inline throttle_next()
+{
+	w = NONE;
+#ifndef FAULT_ASIDE_UNSEEN
+	if
+	:: len(aside[afirst]) > 0 ->
+		aside[afirst]?<w>;
+		if
+		:: OVER_SHARE(w) -> w = NONE
+		:: else
+		fi
+	:: else
+	fi;
+	if
+	:: w == NONE && len(aside[1 - afirst]) > 0 ->
+		aside[1 - afirst]?<w>;
+		if
+		:: OVER_SHARE(w) -> w = NONE
+		:: else
+		fi
+	:: else
+	fi;
+#endif
+	do
+	:: w == NONE && len(queue) > 0 ->
+		queue?<w>;
+		if
+		:: len(aside[DEV(w)]) == 0 && !OVER_SHARE(w)
+		:: else ->
+			queue?w;
+			if
+			:: NOBODY_ASIDE -> afirst = DEV(w)
+			:: else
+			fi;
+			aside[DEV(w)]!w;
+			w = NONE
+		fi
+	:: else -> break
+	od
+}
+
+#ifdef FAULT_GOAL_ABOVE_HELD
+#define GIVEN_BACK(d) c
+#else
+#define GIVEN_BACK(d) (c < held[d] -> c : (held[d] > 1 -> held[d] : 1))
+#endif
+
+/* The goal of one device that is set aside. */
+inline throttle_share_goal(d)
+{
+	if
+	:: len(aside[d]) > 0 ->
+		aside[d]?<w>;
+		c = SIZE(w) + (high - low) / nactive;
+		c = GIVEN_BACK(d);
+		ngoal = (seen + c < ngoal -> seen + c : ngoal)
+	:: else
+	fi
+}
+
+/* With throttle_charge(), but for the counter. */
+#define TAKE_SHARE(req) held[DEV(req)] = held[DEV(req)] + SIZE(req); counted[req] = 1;
+#else
+#define TAKE_SHARE(req)
+#endif
+
 /* The body of the loop in swiotlb_throttle_dispatch(), and throttle_wake_task(). */
 inline admit_waiter(cpu)
 {
+#if DEVS
+	/* R8: with more than its share, a device gets nothing. */
+	assert(nactive < 2 || held[DEV(w)] <= 0 || held[DEV(w)] + SIZE(w) <= high / 2);
+	throttle_leave(w);
+#else
 	queue?w;
+#endif
 	if
 	:: used + SIZE(w) > high ->
 		assert(serial_inuse == 0);
@@ -209,15 +363,20 @@ inline admit_waiter(cpu)
 		serialized[w] = 1
 	:: else
 	fi;
+	TAKE_SHARE(w)
 	percpu_counter_add_batch(cpu, SIZE(w));
 	used = used + SIZE(w);
 	/* R1: what is let through is within the threshold, or the one serialized request. */
 	inuse = inuse + SIZE(w);
 	assert(serialized[w] || inuse <= high);
-	/* R6: in the order in which they came. */
+	/* R6: in the order in which they came, of each device. */
 	c = 0;
 	do
+#if DEVS
+	:: c < NM -> assert(!asleep[c] || ticket[c] >= ticket[w] || DEV(c) != DEV(w)); c++
+#else
 	:: c < NM -> assert(!asleep[c] || ticket[c] >= ticket[w]); c++
+#endif
 	:: else -> c = 0; break
 	od;
 #ifndef FAULT_WAITING_EARLY
@@ -243,12 +402,48 @@ inline swiotlb_throttle_dispatch(cpu)
 #ifndef FAULT_NO_BARRIER_DISPATCH
 			smp_mb_locked(cpu);
 #endif
+#if DEVS
+			throttle_expire_shares();
+#endif
 			percpu_counter_sum(used)
 		}
 #endif
 #ifdef FAULT_GOAL_BEFORE_READ
 		seen = freed;
 #endif
+#if DEVS
+		do
+		:: atomic {
+			throttle_next();
+			if
+			:: w == NONE -> ngoal = INF; used = 0; w = 0; break
+			:: else ->
+				if
+				:: used + SIZE(w) <= high || !serial_slots -> admit_waiter(cpu)
+				:: else ->
+					if
+					:: SIZE(w) > high -> ngoal = INF
+					:: else ->
+						c = (low < high - SIZE(w) -> low : high - SIZE(w));
+						assert(used > c);
+						ngoal = seen + used - c;
+						c = 0
+					fi;
+					used = 0; w = 0;
+					break
+				fi
+			fi
+		   }
+		od;
+		/* Some may have been given back since they were compared with the shares. */
+		atomic {
+#ifndef FAULT_NO_SHARE_GOAL
+			throttle_share_goal(0);
+			throttle_share_goal(1);
+#endif
+			w = 0; c = 0; seen = 0
+		}
+#else
 		do
 		:: atomic {
 			len(queue) > 0 ->
@@ -270,6 +465,7 @@ inline swiotlb_throttle_dispatch(cpu)
 		   }
 		:: atomic { len(queue) == 0 -> ngoal = INF; w = 0; used = 0; seen = 0; break }
 		od;
+#endif
 		atomic {
 #ifndef FAULT_NO_BARRIER_GOAL
 			smp_mb_locked(cpu);
@@ -405,10 +601,15 @@ inline throttle_sleep(req, cpu)
 		:: !impatient
 		:: else ->
 			atomic {
+#if DEVS
+				throttle_leave(req);
+				TAKE_SHARE(req)
+#else
 				if
 				:: queue??[eval(req)] -> queue??eval(req)
 				:: else
 				fi;
+#endif
 				asleep[req] = 0;
 				ticket[req] = 0;
 				timedout[req] = 1;
@@ -428,6 +629,30 @@ inline throttle_admit_slow(req, cpu)
 	atomic {
 		spin_lock();
 		behind = 0;
+#if DEVS
+		c = nactive;
+		throttle_claim_share(req);
+		c = nactive > c;	/* The shares of the others are smaller. */
+		if
+		:: BIT(TRY, req) && (len(queue) > 0 || len(aside[DEV(req)]) > 0) ->
+			nr_waiters[DEV(req)]--;
+			c = 0;
+			refused = 1
+		:: else ->
+			tickets = (nwait > 0 -> tickets + 1 : 1);
+			nwait++;
+			ticket[req] = tickets;
+			if
+			:: len(aside[DEV(req)]) > 0 -> aside[DEV(req)]!req
+			:: else -> queue!req; c = c || len(queue) == 1
+			fi;
+#ifdef FAULT_NEWCOMER_UNSEEN
+			c = (len(queue) == 1 && len(aside[DEV(req)]) == 0);
+#endif
+			seen = (c || freed >= ngoal -> freed : NONE);
+			c = 0
+		fi
+#else
 		if
 		:: BIT(TRY, req) && len(queue) > 0 -> refused = 1
 		:: else ->
@@ -438,6 +663,7 @@ inline throttle_admit_slow(req, cpu)
 			/* Nobody has to look on behalf of one who is not the first. */
 			seen = (len(queue) == 1 || freed >= ngoal -> freed : NONE)
 		fi
+#endif
 	}
 	if
 	:: refused
@@ -451,9 +677,15 @@ inline throttle_admit_slow(req, cpu)
 		if
 		:: !admitted[req] && BIT(TRY, req) ->
 			atomic {
+#if DEVS
+				throttle_leave(req);
+				nwait--;
+				ngoal = (NOBODY_ASIDE -> INF : ngoal);
+#else
 				queue??eval(req);
 				nwait--;
 				ngoal = INF;
+#endif
 				ticket[req] = 0;
 				refused = 1
 			}
@@ -510,6 +742,10 @@ inline __swiotlb_throttle_release(req, cpu, slots)
 	:: g -> throttle_note_freed(cpu, slots)
 	:: else
 	fi
+#ifdef FAULT_UNCOUNT_LATE
+	;
+	held[DEV(req)] = held[DEV(req)] - (counted[req] -> slots : 0)
+#endif
 }
 
 #define HELD(i)	((BIT(HOLD, i) || SLOWDISK && serialized[i]) && !release_now[i])
@@ -544,6 +780,14 @@ end:
 		fi;
 		/* The first line of throttle_sub(). */
 		percpu_counter_add_batch(NM + id, -n)
+#if DEVS && !defined(FAULT_UNCOUNT_LATE)
+		;
+		/* throttle_uncount(), of which others need not hear first. */
+		if
+		:: counted[i] -> dheld[id] = n; dhdev[id] = DEV(i)
+		:: else
+		fi
+#endif
 	   }
 	   __swiotlb_throttle_release(i, NM + id, n);
 	   d_step { i = 0; n = 0 }
@@ -575,16 +819,26 @@ end:
 #if NCPU > 5
 	:: d_step { dpart[5] || dcount[5] -> drain(5) }
 #endif
+#if DEVS
+	:: d_step { dheld[0] -> drain_held(0) }
+	:: d_step { dheld[1] -> drain_held(1) }
+#endif
 	:: waiting != (nwait > 0) -> waiting = (nwait > 0)
 	:: goal != ngoal -> goal = ngoal
 	od
 }
+
+#define POOL_FULL(i) (serial_slots > 0 && (sum > low || sum + SIZE(i) > high))
+#define SHARE_FULL(d, i) (nactive == 2 && held[d] > 0 && held[d] + 2 * SIZE(i) + (high - low) / 2 > high / 2)
 
 /* Looks at all whenever nothing moves any more, no time-out is to come, and only slots that are held remain. */
 proctype rest()
 {
 	byte i, ended, w;
 	short sum;
+#if DEVS
+	bit blocked;
+#endif
 
 	do
 	:: timeout -> d_step {
@@ -594,6 +848,40 @@ proctype rest()
 		:: i < NCPU -> sum = sum + part[i]; i++
 		:: else -> break
 		od;
+#if DEVS
+		assert(!lock && !fbclock && nwait == len(queue) + len(aside[0]) + len(aside[1]));
+		assert(nwait == nr_waiters[0] + nr_waiters[1]);
+		/* R5 and R3, as below, for the first of those who are set aside, if it is within its share. */
+		i = 0;
+		do
+		:: i < 2 && len(aside[i]) > 0 ->
+			aside[i]?<w>;
+			blocked = blocked || (!OVER_SHARE(w) && POOL_FULL(w));
+			i++
+		:: i < 2 && len(aside[i]) == 0 -> i++
+		:: i == 2 -> break
+		od;
+		/* R9: who is set aside waits for its own device, which has not given back what it is to. */
+		i = 0;
+		do
+		:: i < 2 && len(aside[i]) > 0 ->
+			aside[i]?<w>;
+			assert(blocked || SHARE_FULL(i, w));
+			i++
+		:: i < 2 && len(aside[i]) == 0 -> i++
+		:: i == 2 -> break
+		od;
+		if
+		:: len(queue) > 0 ->
+			queue?<w>;
+			assert(blocked || POOL_FULL(w));
+			/* R10: whose share is full does not stand in the way of others. */
+			assert(blocked || !OVER_SHARE(w))
+		:: else
+		fi;
+		blocked = 0;
+		w = 0;
+#else
 		assert(!lock && !fbclock && nwait == len(queue));
 		if
 		:: len(queue) > 0 ->
@@ -605,6 +893,7 @@ proctype rest()
 			w = 0
 		:: else
 		fi;
+#endif
 		/* The next one that is held is unmapped. */
 		i = 0;
 		ended = 0;
@@ -619,6 +908,9 @@ proctype rest()
 			/* Nobody is left behind, and every charge has been given back, once. */
 			assert(ended == NR);
 			assert(sum == 0 && inuse == 0);
+#if DEVS
+			assert(held[0] == 0 && held[1] == 0);
+#endif
 			assert(serial_slots == 0 && serial_inuse == 0)
 		:: else -> ended = 0
 		fi;
@@ -643,6 +935,15 @@ init
 			state[i] = MAPPED;
 			inuse = inuse + SIZE(i);
 			count = count + SIZE(i);
+#if DEVS
+			if
+			:: BIT(COUNTED, i) ->
+				TAKE_SHARE(i)
+				nactive = nactive + !claim[DEV(i)];
+				claim[DEV(i)] = 1
+			:: else
+			fi;
+#endif
 			i++
 		:: else -> break
 		od;

@@ -19,7 +19,9 @@
  * is within the threshold, the exact sum is, too, and nobody needs to know it.
  * Closer to it the request takes the lock and joins the queue, and the queue is
  * looked at, even if that request is the only one in it: there is one place
- * where admission is decided by the sum, swiotlb_throttle_dispatch().
+ * where admission is decided by the sum, swiotlb_throttle_dispatch().  If nobody
+ * has to wait then, it leaves a part of what is free up to the threshold as @room,
+ * for those who come next: near the threshold admission is to take from that.
  *
  * Waking.  While nobody waits, an unmap only reads @waiting.  While somebody
  * does, it adds to @freed, and the unmap that lifts @freed to @goal looks at
@@ -27,6 +29,14 @@
  * can be down at low (or the head of the queue fits, if that takes more), so
  * the sum over all CPUs is made once for many unmaps.  A goal reached although
  * others took slots meanwhile is set anew.
+ *
+ * Shares.  First come, first served lets a slow device take, bit by bit, all that
+ * a fast one gives back.  So while several devices ask for slots near the
+ * threshold, each may hold an equal part of what is below it, as the users of a
+ * shared tag set do.  Who asks for more is set aside and passed by the others,
+ * until its own device has given back enough.  Only slots that were given out
+ * while somebody waited are counted: before that there was enough for all, and a
+ * device that asks for too much always has somebody who waits.
  *
  * Room.  An admitted map may find no room, because it needs contiguous slots and
  * the free ones are scattered.  It then waits for unmaps and searches again.  If
@@ -46,9 +56,11 @@
 #include <linux/dma-direct.h>
 #include <linux/dma-map-ops.h>
 #include <linux/export.h>
+#include <linux/hash.h>
 #include <linux/init.h>
 #include <linux/iommu-dma.h>
 #include <linux/jiffies.h>
+#include <linux/log2.h>
 #include <linux/memremap.h>
 #include <linux/mutex.h>
 #include <linux/sched/signal.h>
@@ -75,26 +87,30 @@ static LIST_HEAD(swiotlb_throttles);
 /**
  * struct throttle_waiter - a request in the queue
  * @wait:	Its func tells whoever waits: with a key, that the request has
- *		been admitted and is to leave the queue; without one, that it
+ *		been admitted and has left the queue; without one, that it
  *		should look at the time again.  The slots are charged by the
  *		caller, so that a func need not know how, and the one who waits
  *		need not be a task.
+ * @share:	Of its device; %NULL if it is not held to one.
  * @slots:	What it needs.
  * @attrs:	What its maps are to carry, once it is admitted.
  * @admitted:	The waker charged @slots.
+ * @seq:	Its place in the order of all that joined.
  * @since:	When it joined the queue.
  */
 struct throttle_waiter {
 	struct wait_queue_entry wait;
+	struct throttle_share *share;
 	unsigned int slots;
 	unsigned long attrs;
 	bool admitted;
+	unsigned long seq;
 	ktime_t since;
 };
 
-static struct throttle_waiter *throttle_first_waiter(struct swiotlb_throttle *t)
+static struct throttle_waiter *throttle_first(struct list_head *queue)
 {
-	return list_first_entry_or_null(&t->wait.head, struct throttle_waiter,
+	return list_first_entry_or_null(queue, struct throttle_waiter,
 					wait.entry);
 }
 
@@ -104,11 +120,9 @@ static int throttle_wake_task(struct wait_queue_entry *wait, unsigned int mode,
 	struct throttle_waiter *w =
 		container_of(wait, struct throttle_waiter, wait);
 
-	if (key) {
-		list_del_init(&wait->entry);
-		/* The task takes the lock that we hold before it drops @w. */
+	/* The task takes the lock that we hold before it drops @w. */
+	if (key)
 		WRITE_ONCE(w->admitted, true);
-	}
 	return default_wake_function(wait, mode, wake_flags, key);
 }
 
@@ -126,90 +140,348 @@ static void throttle_add(struct swiotlb_throttle *t, long slots)
 	percpu_counter_add_batch(&t->used, slots, READ_ONCE(t->batch));
 }
 
+#define THROTTLE_NO_GOAL	LONG_MIN
+
+/* For how long a device that asks for nothing keeps its claim to a share. */
+#define THROTTLE_SHARE_IDLE	HZ
+
+/*
+ * An entry is given to another device only while its own holds nothing, so who
+ * gives back what was counted finds it, without the lock.
+ */
+static struct throttle_share *throttle_find_share(struct swiotlb_throttle *t,
+						  struct device *dev)
+{
+	unsigned int i, n = hash_ptr(dev, ilog2(THROTTLE_SHARES));
+	struct throttle_share *share;
+
+	for (i = 0; i < THROTTLE_SHARES; i++) {
+		share = &t->shares[(n + i) % THROTTLE_SHARES];
+		if (READ_ONCE(share->dev) == dev)
+			return share;
+	}
+	return NULL;
+}
+
+/*
+ * @dev asks for slots near the threshold.  If so many devices do that there is
+ * no entry left, it is not held to a share.
+ */
+static struct throttle_share *throttle_claim_share(struct swiotlb_throttle *t,
+						   struct device *dev)
+{
+	unsigned int i, n = hash_ptr(dev, ilog2(THROTTLE_SHARES));
+	struct throttle_share *share = throttle_find_share(t, dev);
+
+	lockdep_assert_held(&t->wait.lock);
+
+	for (i = 0; !share && i < THROTTLE_SHARES; i++) {
+		share = &t->shares[(n + i) % THROTTLE_SHARES];
+		if (share->active || atomic_long_read(&share->held))
+			share = NULL;
+		else
+			WRITE_ONCE(share->dev, dev);
+	}
+	if (!share)
+		return NULL;
+
+	share->asked = jiffies;
+	if (!share->active) {
+		share->active = true;
+		t->active++;
+	}
+	return share;
+}
+
+/* Devices that have not asked for a while leave their shares to the others. */
+static void throttle_expire_shares(struct swiotlb_throttle *t)
+{
+	struct throttle_share *share;
+
+	lockdep_assert_held(&t->wait.lock);
+
+	if (time_before(jiffies, t->expired + THROTTLE_SHARE_IDLE))
+		return;
+	t->expired = jiffies;
+	for (share = t->shares; share < t->shares + THROTTLE_SHARES; share++) {
+		if (!share->active || share->nr_waiters ||
+		    time_before(jiffies, share->asked + THROTTLE_SHARE_IDLE))
+			continue;
+		share->active = false;
+		t->active--;
+	}
+}
+
+/* Would @slots be too much?  Not for one who holds nothing, whatever its size. */
+static bool throttle_over_share(struct swiotlb_throttle *t,
+				struct throttle_share *share,
+				unsigned int slots)
+{
+	long held;
+
+	if (!share || t->active < 2)
+		return false;
+	held = atomic_long_read(&share->held);
+	return held > 0 && held + slots > t->high / t->active;
+}
+
+/*
+ * When those set aside are looked at: as for the pool, when what the device holds
+ * is down at the low threshold, or its first request fits, if that takes more.
+ * Who is within its share waits for the pool.
+ */
+static void throttle_set_share_goals(struct swiotlb_throttle *t)
+{
+	struct throttle_share *share;
+	long slots, goal;
+
+	list_for_each_entry(share, &t->set_aside, node) {
+		slots = throttle_first(&share->waiters)->slots;
+		goal = min(t->low / t->active, t->high / t->active - slots);
+		if (throttle_over_share(t, share, slots))
+			WRITE_ONCE(share->goal, max(goal, 0L));
+		else
+			WRITE_ONCE(share->goal, THROTTLE_NO_GOAL);
+	}
+}
+
+static void throttle_join(struct swiotlb_throttle *t, struct throttle_waiter *w,
+			  struct list_head *queue)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	w->seq = t->seq++;
+	list_add_tail(&w->wait.entry, queue);
+	if (w->share)
+		w->share->nr_waiters++;
+}
+
+static void throttle_leave(struct swiotlb_throttle *t, struct throttle_waiter *w)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	list_del_init(&w->wait.entry);
+	if (!w->share)
+		return;
+	w->share->nr_waiters--;
+	if (list_empty(&w->share->waiters)) {
+		list_del_init(&w->share->node);
+		WRITE_ONCE(w->share->goal, THROTTLE_NO_GOAL);
+	}
+}
+
+/*
+ * The one who goes next, if it fits: whoever came first among the head of the
+ * queue and those set aside whose device has given back enough.
+ */
+static struct throttle_waiter *throttle_next(struct swiotlb_throttle *t)
+{
+	struct throttle_waiter *first, *w;
+	struct throttle_share *share;
+
+	lockdep_assert_held(&t->wait.lock);
+
+	while ((w = throttle_first(&t->wait.head))) {
+		share = w->share;
+		if (!share || (list_empty(&share->waiters) &&
+			       !throttle_over_share(t, share, w->slots)))
+			break;
+		list_move_tail(&w->wait.entry, &share->waiters);
+		if (list_empty(&share->node))
+			list_add_tail(&share->node, &t->set_aside);
+	}
+	list_for_each_entry(share, &t->set_aside, node) {
+		first = throttle_first(&share->waiters);
+		if ((!w || (long)(first->seq - w->seq) < 0) &&
+		    !throttle_over_share(t, share, first->slots))
+			w = first;
+	}
+	return w;
+}
+
+/* Nobody is within its share: the one who has been set aside for longest. */
+static struct throttle_waiter *throttle_oldest_aside(struct swiotlb_throttle *t)
+{
+	struct throttle_waiter *first, *w = NULL;
+	struct throttle_share *share;
+
+	list_for_each_entry(share, &t->set_aside, node) {
+		first = throttle_first(&share->waiters);
+		if (!w || (long)(first->seq - w->seq) < 0)
+			w = first;
+	}
+	return w;
+}
+
+/* @w takes its slots, whether it was admitted or goes ahead unasked. */
+static void throttle_charge(struct swiotlb_throttle *t,
+			    struct throttle_waiter *w)
+{
+	throttle_add(t, w->slots);
+	if (w->share) {
+		atomic_long_add(w->slots, &w->share->held);
+		w->attrs |= __DMA_ATTR_COUNTED;
+	}
+}
+
+/* Does the central count tell that @slots more are within the threshold? */
+static bool throttle_is_far(struct swiotlb_throttle *t, unsigned int slots)
+{
+	return percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) +
+		slots <= READ_ONCE(t->high);
+}
+
+/*
+ * What never waits may have come since the room was left; as far as the central
+ * count tells, so that it is not used after the threshold has been passed.
+ */
+static bool throttle_has_room(struct swiotlb_throttle *t, unsigned int slots)
+{
+	return atomic_long_read(&t->room) >= (long)slots &&
+		percpu_counter_read_positive(&t->used) + slots <=
+		READ_ONCE(t->high);
+}
+
+/* Nobody waits, and @used slots are in use: how others may go on. */
+static void throttle_leave_room(struct swiotlb_throttle *t, long used)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	if (throttle_is_far(t, t->max_room))
+		WRITE_ONCE(t->near, false);
+	else
+		atomic_long_set(&t->room,
+				clamp(t->high - used, 0L, t->max_room));
+}
+
+static void throttle_admit(struct swiotlb_throttle *t,
+			   struct throttle_waiter *w, bool serialized)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	if (serialized) {
+		t->serial_slots = w->slots;
+		t->serialized++;
+		w->attrs |= __DMA_ATTR_SERIALIZED;
+	}
+	throttle_charge(t, w);
+	throttle_leave(t, w);
+	throttle_note_wait(t, w->since);
+	/*
+	 * Pairs with the acquire in throttle_charge_fast(): who sees that nobody
+	 * waits any more also sees this charge.
+	 */
+	smp_store_release(&t->waiting, t->waiting - 1);
+	w->wait.func(&w->wait, TASK_NORMAL, 0, w);
+}
+
 /*
  * Admit from the head of the queue whoever fits, and say when to look again.
  *
- * No MAY_BLOCK request is admitted elsewhere meanwhile: @waiting is not 0, and
- * throttle_charge_fast() takes its charge back when it sees that.  So one sum
- * serves all.  It is no snapshot: a map that cannot wait, and whose unmap on
- * another CPU is seen when it is not, makes it too small by the slots of that
- * map.  Those that can wait are exact among themselves.
+ * No MAY_BLOCK request is admitted elsewhere meanwhile: @waiting is not 0, or
+ * @near is set and no room left, and throttle_charge_fast() takes its charge back
+ * when it sees that.  So one sum serves all, and none is needed while the most
+ * that the central count allows for fits.  It is no snapshot: a map that cannot
+ * wait, and whose unmap on another CPU is seen when it is not, makes it too small
+ * by the slots of that map.  Those that can wait are exact among themselves.
  */
 static void swiotlb_throttle_dispatch(struct swiotlb_throttle *t)
 {
 	struct throttle_waiter *w;
-	long high, low, used, freed, target;
+	long high, low, used, freed;
+	bool exact;
 
 	lockdep_assert_held(&t->wait.lock);
 
+	if (!t->waiting) {
+		WRITE_ONCE(t->goal, LONG_MAX);
+		return;
+	}
+
+	throttle_expire_shares(t);
+	WRITE_ONCE(t->near, true);
+	atomic_long_set(&t->room, 0);
 again:
 	/* A slot freed from here on counts towards the goal. */
 	freed = atomic_long_read(&t->freed);
 	/*
 	 * Pairs with the barriers in throttle_charge_fast() and
-	 * throttle_sub(): whoever does not see @waiting set is
-	 * seen by the sum.  It also keeps the sum behind the read of @freed.
+	 * throttle_sub(): whoever does not see @waiting set is seen by the sum,
+	 * and in what the devices hold.  It also keeps both behind the read of
+	 * @freed.
 	 */
 	smp_mb();
-	used = percpu_counter_sum(&t->used);
+	used = percpu_counter_read(&t->used) + t->slack;
+	exact = false;
 	high = t->high;
 	low = t->low;
 
-	while ((w = throttle_first_waiter(t))) {
-		if (used + w->slots > high || t->drain) {
-			if (t->serial_slots)
-				break;
-			t->serial_slots = w->slots;
-			t->serialized++;
-			w->attrs |= __DMA_ATTR_SERIALIZED;
+	while ((w = throttle_next(t))) {
+		/* What has been charged above is part of the sum. */
+		if (used + (long)w->slots > high && !exact) {
+			used = percpu_counter_sum(&t->used);
+			exact = true;
 		}
-		throttle_add(t, w->slots);
+		if (used + (long)w->slots <= high && !t->drain) {
+			throttle_admit(t, w, false);
+		} else if (!t->serial_slots) {
+			throttle_admit(t, w, true);
+		} else {
+			break;
+		}
 		used += w->slots;
-		throttle_note_wait(t, w->since);
-		/*
-		 * Pairs with the acquire in throttle_charge_fast(): who sees
-		 * that nobody waits any more also sees this charge.
-		 */
-		smp_store_release(&t->waiting, t->waiting - 1);
-		w->wait.func(&w->wait, TASK_NORMAL, 0, w);
+	}
+	/* What is set aside gets on as well, if nobody else needs the place. */
+	if (!w && !t->serial_slots) {
+		w = throttle_oldest_aside(t);
+		if (w) {
+			throttle_admit(t, w, true);
+			goto again;
+		}
 	}
 
 	/*
 	 * What is larger than the threshold waits for the serialized place. When
 	 * the pool has been drained, this is called again.
 	 */
-	if (!w || w->slots > high || t->drain) {
+	if (w && w->slots <= high && !t->drain)
+		WRITE_ONCE(t->goal,
+			   freed + used - min(low, high - (long)w->slots));
+	else
 		WRITE_ONCE(t->goal, LONG_MAX);
+	throttle_set_share_goals(t);
+	if (!t->waiting)
+		throttle_leave_room(t, used);
+	if (!w && list_empty(&t->set_aside))
 		return;
-	}
 
-	target = min(low, high - (long)w->slots);
-	WRITE_ONCE(t->goal, freed + used - target);
 	/*
-	 * Pairs with atomic_long_add_return() in throttle_note_freed(): an
-	 * unmap that compared with the old goal has been counted by now.
+	 * Pairs with atomic_long_add_return() in throttle_note_freed() and
+	 * atomic_long_sub_return() in throttle_uncount(): an unmap that compared
+	 * with the old goals has been counted by now.
 	 */
 	smp_mb();
-	if (atomic_long_read(&t->freed) >= t->goal)
+	if (atomic_long_read(&t->freed) >= t->goal || throttle_next(t) != w)
 		goto again;
 }
 
 /*
- * @slots have been given back while somebody waits.  Who does not reach the
- * goal leaves the queue alone.
+ * @slots have been given back while somebody waits.  Who reaches neither the
+ * goal nor that of its device (@look) leaves the queue alone.
  */
-static void throttle_note_freed(struct swiotlb_throttle *t, unsigned int slots)
+static void throttle_note_freed(struct swiotlb_throttle *t, unsigned int slots,
+				bool look)
 {
 	unsigned long flags;
 	long freed;
 
 	/* A full barrier: see the end of swiotlb_throttle_dispatch(). */
 	freed = atomic_long_add_return(slots, &t->freed);
-	if (freed < READ_ONCE(t->goal))
+	if (!look && freed < READ_ONCE(t->goal))
 		return;
 
 	spin_lock_irqsave(&t->wait.lock, flags);
-	if (atomic_long_read(&t->freed) >= t->goal)
+	if (look || atomic_long_read(&t->freed) >= t->goal)
 		swiotlb_throttle_dispatch(t);
 	spin_unlock_irqrestore(&t->wait.lock, flags);
 }
@@ -227,36 +499,46 @@ static bool throttle_sub(struct swiotlb_throttle *t, long slots)
 }
 
 /*
- * The admission of a request far from the threshold.  Whoever adds first and
+ * The admission of a request that nobody has to decide about.  Far from the
+ * threshold, whoever adds first and
  * then finds the central count plus @slack within the threshold knows that the
  * sum is, whatever others add at the same time: they add before they look, too.
+ * Near it, all are confined to the room that was left for them.
  */
 static bool throttle_charge_fast(struct swiotlb_throttle *t,
 				 unsigned int slots)
 {
-	bool fits, waiting = false;
+	bool near, fits, waiting = false;
 
-	if (READ_ONCE(t->waiting) ||
-	    percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) +
-	    slots > READ_ONCE(t->high))
+	if (READ_ONCE(t->waiting))
+		return false;
+	near = READ_ONCE(t->near);
+	if (near ? !throttle_has_room(t, slots) : !throttle_is_far(t, slots))
 		return false;
 
 	/* Taken back on another CPU, a sum could miss the one, see the other. */
 	preempt_disable();
 	throttle_add(t, slots);
-	/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
-	smp_mb();
-	/* Pairs with the release there. */
-	fits = !smp_load_acquire(&t->waiting) &&
-		percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) <=
-		READ_ONCE(t->high);
+	if (near) {
+		/*
+		 * Fully ordered: whoever calls the room off sees in the sum what
+		 * was taken from it.
+		 */
+		fits = atomic_long_sub_return(slots, &t->room) >= 0;
+	} else {
+		/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
+		smp_mb();
+		/* Pairs with the release there. */
+		fits = !smp_load_acquire(&t->waiting) && !READ_ONCE(t->near) &&
+			throttle_is_far(t, 0);
+	}
 	if (!fits)
 		waiting = throttle_sub(t, slots);
 	preempt_enable();
 
 	/* A sum may have seen it, and a waiter been kept waiting for it. */
 	if (waiting)
-		throttle_note_freed(t, slots);
+		throttle_note_freed(t, slots, false);
 	return fits;
 }
 
@@ -323,12 +605,12 @@ static void throttle_sleep(struct swiotlb_throttle *t,
 	spin_lock_irq(&t->wait.lock);
 	t->wakeups += wakeups;
 	if (!w->admitted) {
-		list_del_init(&w->wait.entry);
+		throttle_leave(t, w);
 		/* It need not try again to wait: the map may fail now. */
 		w->attrs &= ~DMA_ATTR_MAY_BLOCK;
 		throttle_note_wait(t, w->since);
 		throttle_give_up(t, stalled);
-		throttle_add(t, w->slots);
+		throttle_charge(t, w);
 		/* There may be a new head of the queue, one that fits. */
 		swiotlb_throttle_dispatch(t);
 	}
@@ -340,6 +622,7 @@ static void throttle_sleep(struct swiotlb_throttle *t,
  * or 0 if it would have to wait and @may_block is not set.
  */
 static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
+					 struct device *dev,
 					 unsigned int slots, bool may_block)
 {
 	struct throttle_waiter w = {
@@ -351,29 +634,47 @@ static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
 		.attrs		= __DMA_ATTR_ADMITTED,
 		.since		= ktime_get(),
 	};
+	struct list_head *queue = &t->wait.head;
 	unsigned long flags;
 	bool first, wait;
+	int active;
 
 	if (may_block)
 		w.attrs |= DMA_ATTR_MAY_BLOCK;
 
 	spin_lock_irqsave(&t->wait.lock, flags);
-	first = list_empty(&t->wait.head);
+	active = t->active;
+	w.share = throttle_claim_share(t, dev);
+	first = list_empty(queue);
+	/* Behind those of its device that are set aside, if it would follow them. */
+	if (first && w.share && !list_empty(&w.share->waiters)) {
+		queue = &w.share->waiters;
+		first = false;
+	}
 	/* Who does not wait does not pass those who do. */
 	if (!first && !may_block) {
+		/* But the shares are smaller now. */
+		if (t->active > active)
+			swiotlb_throttle_dispatch(t);
 		spin_unlock_irqrestore(&t->wait.lock, flags);
 		return 0;
 	}
 
 	throttle_add_waiting(t);
-	__add_wait_queue_entry_tail(&t->wait, &w.wait);
-	/* Nobody has to look on behalf of one who is not the first. */
-	if (first || atomic_long_read(&t->freed) >= t->goal)
+	throttle_join(t, &w, queue);
+	/*
+	 * Nobody has to look on behalf of one who is not the first, unless the
+	 * first asks for more than its share, now that it is smaller.
+	 */
+	if (first || t->active > active ||
+	    atomic_long_read(&t->freed) >= t->goal)
 		swiotlb_throttle_dispatch(t);
 	if (!w.admitted && !may_block) {
-		list_del(&w.wait.entry);
+		throttle_leave(t, &w);
 		WRITE_ONCE(t->waiting, t->waiting - 1);
-		WRITE_ONCE(t->goal, LONG_MAX);
+		/* Nobody but those set aside has to be looked at for now. */
+		if (list_empty(&t->set_aside))
+			WRITE_ONCE(t->goal, LONG_MAX);
 		w.attrs = 0;
 	}
 	wait = !w.admitted && may_block;
@@ -463,14 +764,15 @@ int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
 	/* No wait makes room for it: its maps fail, and say so at once. */
 	if (slots > t->mem->nslabs)
 		return 0;
-	if (throttle_charge_fast(t, slots)) {
+	if (!throttle_charge_fast(t, slots))
+		*attrs |= throttle_admit_slow(t, dev, slots, may_block);
+	else if (may_block)
+		*attrs |= __DMA_ATTR_ADMITTED | DMA_ATTR_MAY_BLOCK;
+	else
 		*attrs |= __DMA_ATTR_ADMITTED;
-		/* Nobody waits, so a map that fails does for good. */
-		if (may_block && READ_ONCE(t->high) != SWIOTLB_THROTTLE_OFF)
-			*attrs |= DMA_ATTR_MAY_BLOCK;
-		return 0;
-	}
-	*attrs |= throttle_admit_slow(t, slots, may_block);
+	/* Nobody waits when it is off, so a map that fails does for good. */
+	if (READ_ONCE(t->high) == SWIOTLB_THROTTLE_OFF)
+		*attrs &= ~DMA_ATTR_MAY_BLOCK;
 	return *attrs & __DMA_ATTR_ADMITTED ? 0 : -EAGAIN;
 }
 EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_admit);
@@ -486,14 +788,11 @@ EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_admit);
 void swiotlb_throttle_unadmit(struct device *dev, unsigned int slots,
 			      unsigned long attrs)
 {
-	struct swiotlb_throttle *t;
-
 	if (!(attrs & __DMA_ATTR_ADMITTED))
 		return;
-	t = dev->dma_io_tlb_mem->throttle;
-	swiotlb_throttle_uncharge(t, slots, attrs & __DMA_ATTR_SERIALIZED);
+	swiotlb_throttle_uncharge(dev, slots, attrs);
 	/* Perhaps some of them were taken, and undone. */
-	throttle_note_room(t);
+	throttle_note_room(dev->dma_io_tlb_mem->throttle);
 }
 EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_unadmit);
 
@@ -561,7 +860,7 @@ unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
 	}
 	if (throttle_charge_fast(t, slots))
 		return DMA_ATTR_MAY_BLOCK;
-	return throttle_admit_slow(t, slots, true) & ~__DMA_ATTR_ADMITTED;
+	return throttle_admit_slow(t, dev, slots, true) & ~__DMA_ATTR_ADMITTED;
 }
 
 /* The serialized request gives back @slots, perhaps its last. */
@@ -579,42 +878,66 @@ static void throttle_unserialize(struct swiotlb_throttle *t,
 	spin_unlock_irqrestore(&t->wait.lock, flags);
 }
 
+/*
+ * Before throttle_sub(): who looks at the queue then sees it.  Returns whether
+ * that is due, because the device has given back enough.
+ */
+static bool throttle_uncount(struct swiotlb_throttle *t, struct device *dev,
+			     unsigned int slots)
+{
+	struct throttle_share *share = throttle_find_share(t, dev);
+
+	if (WARN_ON_ONCE(!share))
+		return false;
+	/* A full barrier: see the end of swiotlb_throttle_dispatch(). */
+	return atomic_long_sub_return(slots, &share->held) <=
+		READ_ONCE(share->goal);
+}
+
 /**
  * swiotlb_throttle_uncharge() - give back slots that were promised, not taken
- * @t:		Throttle.
+ * @dev:	Device they were promised to.
  * @slots:	Number of slots.
- * @serialized:	They were promised to the serialized request.
+ * @attrs:	Attributes that the promise came with.
  *
  * Context: Any; does not sleep.
  */
-void swiotlb_throttle_uncharge(struct swiotlb_throttle *t, unsigned int slots,
-			       bool serialized)
+void swiotlb_throttle_uncharge(struct device *dev, unsigned int slots,
+			       unsigned long attrs)
 {
-	bool waiting = throttle_sub(t, slots);
+	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
+	bool waiting, look = false;
 
-	if (serialized)
+	if (attrs & __DMA_ATTR_COUNTED)
+		look = throttle_uncount(t, dev, slots);
+	waiting = throttle_sub(t, slots);
+	if (attrs & __DMA_ATTR_SERIALIZED)
 		throttle_unserialize(t, slots);
 	if (waiting)
-		throttle_note_freed(t, slots);
+		throttle_note_freed(t, slots, look);
 }
 
 /**
  * __swiotlb_throttle_release() - slots have been unmapped
  * @t:		Throttle.
+ * @dev:	Device they were mapped for.
  * @slots:	Number of slots, free already.
  * @slot:	What the first of them remembered, SWIOTLB_SLOT_*.
  *
  * Context: Any; does not sleep.
  */
-void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
-				unsigned char slot)
+void __swiotlb_throttle_release(struct swiotlb_throttle *t, struct device *dev,
+				unsigned int slots, unsigned char slot)
 {
 	unsigned long now;
+	bool look = false;
 
 	/* Its request keeps them, and is going to map again or to give up. */
 	if (unlikely(slot & SWIOTLB_SLOT_UNDONE))
 		return;
 
+	if (unlikely(slot & SWIOTLB_SLOT_COUNTED))
+		look = throttle_uncount(t, dev, slots);
 	if (!throttle_sub(t, slots)) {
 		if (unlikely(slot & SWIOTLB_SLOT_SERIALIZED))
 			throttle_unserialize(t, slots);
@@ -626,7 +949,7 @@ void __swiotlb_throttle_release(struct swiotlb_throttle *t, unsigned int slots,
 		WRITE_ONCE(t->last_freed, now);
 	if (slot & SWIOTLB_SLOT_SERIALIZED)
 		throttle_unserialize(t, slots);
-	throttle_note_freed(t, slots);
+	throttle_note_freed(t, slots, look);
 	throttle_note_room(t);
 }
 EXPORT_SYMBOL_IF_KUNIT(__swiotlb_throttle_release);
@@ -775,6 +1098,7 @@ bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 static void throttle_set_thresholds(struct swiotlb_throttle *t)
 {
 	unsigned long nslabs = t->mem->nslabs;
+	struct throttle_share *share;
 	struct throttle_waiter *w;
 	struct dma_retry *retry;
 	unsigned int ncpus = num_possible_cpus();
@@ -795,6 +1119,9 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 	/* A part may have grown up to the old batch, so it never shrinks. */
 	batch = max(t->batch, batch);
 	WRITE_ONCE(t->slack, (long)batch * ncpus);
+	/* What can be given out without another sum. */
+	t->max_room = max(nslabs / 16, 1UL);
+	atomic_long_set(&t->room, 0);
 	/* No part must grow to a batch that @slack does not allow for. */
 	smp_wmb();
 	WRITE_ONCE(t->batch, batch);
@@ -809,6 +1136,10 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 	/* Those who still wait have to look at the timeouts again. */
 	list_for_each_entry(w, &t->wait.head, wait.entry)
 		w->wait.func(&w->wait, TASK_NORMAL, 0, NULL);
+	list_for_each_entry(share, &t->set_aside, node) {
+		list_for_each_entry(w, &share->waiters, wait.entry)
+			w->wait.func(&w->wait, TASK_NORMAL, 0, NULL);
+	}
 	WRITE_ONCE(t->retry_seq, t->retry_seq + 1);
 	list_for_each_entry(retry, &t->retry, entry)
 		wake_up_process(retry->task);
@@ -848,6 +1179,7 @@ EXPORT_SYMBOL_IF_KUNIT(swiotlb_throttle_set_params);
 
 static void swiotlb_throttle_attach(struct io_tlb_mem *mem)
 {
+	struct throttle_share *share;
 	struct swiotlb_throttle *t;
 
 	lockdep_assert_held(&swiotlb_throttle_mutex);
@@ -863,6 +1195,13 @@ static void swiotlb_throttle_attach(struct io_tlb_mem *mem)
 	t->drain_again = jiffies;
 	init_waitqueue_head(&t->wait);
 	INIT_LIST_HEAD(&t->retry);
+	INIT_LIST_HEAD(&t->set_aside);
+	for (share = t->shares; share < t->shares + THROTTLE_SHARES; share++) {
+		INIT_LIST_HEAD(&share->waiters);
+		INIT_LIST_HEAD(&share->node);
+		share->goal = THROTTLE_NO_GOAL;
+	}
+	t->expired = jiffies;
 	throttle_set_thresholds(t);
 	list_add(&t->node, &swiotlb_throttles);
 	/* The allocator is new, nobody uses it: no map goes uncounted. */

@@ -20,7 +20,8 @@
  * call is a subset of these attributes.
  */
 #define SWIOTLB_THROTTLE_ATTRS \
-	(DMA_ATTR_MAY_BLOCK | __DMA_ATTR_ADMITTED | __DMA_ATTR_SERIALIZED)
+	(DMA_ATTR_MAY_BLOCK | __DMA_ATTR_ADMITTED | __DMA_ATTR_SERIALIZED | \
+	 __DMA_ATTR_COUNTED)
 
 /**
  * swiotlb_nr_slots() - the slots that a streaming map of a buffer takes
@@ -43,6 +44,31 @@ static inline unsigned int swiotlb_nr_slots(struct device *dev,
 #ifdef CONFIG_SWIOTLB_THROTTLE
 
 /**
+ * struct throttle_share - what a device holds of the slots below the threshold
+ * @dev:	Device, never dereferenced. Changes only while nothing is held.
+ * @held:	Slots given to it while somebody waited, not yet given back.
+ * @goal:	The value of @held from which those set aside are looked at.
+ * @asked:	When it last asked for slots, in jiffies.
+ * @active:	It asked not long ago, and has a claim to a share.
+ * @nr_waiters:	Its requests that wait to be admitted, wherever.
+ * @waiters:	Those of them that are set aside, in order.
+ * @node:	In the list of shares with such requests.
+ */
+struct throttle_share {
+	struct device *dev;
+	atomic_long_t held;
+	long goal;
+	unsigned long asked;
+	bool active;
+	unsigned int nr_waiters;
+	struct list_head waiters;
+	struct list_head node;
+} ____cacheline_aligned_in_smp;
+
+/* So many devices can be told apart at a time. */
+#define THROTTLE_SHARES	64
+
+/**
  * struct swiotlb_throttle - the throttle of one swiotlb allocator
  * @high:	Nobody who can wait is admitted above it, but for one request.
  *		SWIOTLB_THROTTLE_OFF when throttling is off.
@@ -51,16 +77,24 @@ static inline unsigned int swiotlb_nr_slots(struct device *dev,
  * @batch:	A per-CPU part of @used is folded when it reaches this.
  * @waiting:	Number of waiters in @wait and @retry. Written under the lock
  *		of @wait, read without it by every unmap.
+ * @near:	Usage may be near @high: admissions are confined to @room.
+ * @max_room:	As much of it is left at a time.
  * @mem:	The allocator.
  * @node:	In the list of all throttles.
  * @used:	Slots taken, and slots promised to admitted requests.
+ * @room:	Slots that can be taken without a look at @used while @near is
+ *		set; below 0 when more were asked for.
  * @freed:	Slots given back since boot, counted while somebody waits.
  * @goal:	The value of @freed from which the queue is looked at again.
  * @last_freed:	When slots were last given back while somebody waited, or
  *		when the first waiter came; in jiffies.
  * @wait:	Requests that wait to be admitted, in order. Its lock protects
  *		everything below, and the writes of the above but for @used,
- *		@freed and @last_freed.
+ *		@room, @freed and @last_freed.
+ * @set_aside:	Shares with requests that are set aside.
+ * @seq:	Number of requests that joined.
+ * @active:	Number of shares with a claim.
+ * @expired:	When idle shares were last looked for, in jiffies.
  * @retry:	Admitted maps which found no room and wait for an unmap.
  * @nr_retry:	Number of entries in @retry.
  * @retry_seq:	Number of unmaps while there are any.
@@ -75,6 +109,7 @@ static inline unsigned int swiotlb_nr_slots(struct device *dev,
  * @wakeups:	How often a task that waits to be admitted was made to run.
  * @retried:	Maps which found no room although they were admitted.
  * @longest_wait: The longest wait of a request, in nanoseconds.
+ * @shares:	What the devices hold. What is held is counted without the lock.
  */
 struct swiotlb_throttle {
 	long high;
@@ -82,16 +117,24 @@ struct swiotlb_throttle {
 	long slack;
 	s32 batch;
 	unsigned int waiting;
+	bool near;
+	long max_room;
 	struct io_tlb_mem *mem;
 	struct list_head node;
 
 	struct percpu_counter used ____cacheline_aligned_in_smp;
+
+	atomic_long_t room ____cacheline_aligned_in_smp;
 
 	atomic_long_t freed ____cacheline_aligned_in_smp;
 	long goal;
 	unsigned long last_freed;
 
 	wait_queue_head_t wait ____cacheline_aligned_in_smp;
+	struct list_head set_aside;
+	unsigned long seq;
+	int active;
+	unsigned long expired;
 	struct list_head retry;
 	unsigned int nr_retry;
 	unsigned long retry_seq;
@@ -105,6 +148,8 @@ struct swiotlb_throttle {
 	unsigned long wakeups;
 	unsigned long retried;
 	s64 longest_wait;
+
+	struct throttle_share shares[THROTTLE_SHARES];
 };
 
 #define SWIOTLB_THROTTLE_OFF	(LONG_MAX / 2)
@@ -143,9 +188,9 @@ unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
 				       unsigned long attrs);
 bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 			      struct dma_retry *retry);
-void swiotlb_throttle_uncharge(struct swiotlb_throttle *t, unsigned int slots,
-			       bool serialized);
-void __swiotlb_throttle_release(struct swiotlb_throttle *t,
+void swiotlb_throttle_uncharge(struct device *dev, unsigned int slots,
+			       unsigned long attrs);
+void __swiotlb_throttle_release(struct swiotlb_throttle *t, struct device *dev,
 				unsigned int slots, unsigned char slot);
 void swiotlb_throttle_resize(struct io_tlb_mem *mem);
 
@@ -199,29 +244,36 @@ static inline bool swiotlb_throttle_retry(struct device *dev,
 static inline void swiotlb_throttle_abort(struct device *dev, size_t size,
 					  unsigned long attrs)
 {
-	struct swiotlb_throttle *t = swiotlb_throttle_of(dev->dma_io_tlb_mem);
-
-	if (t && !(attrs & __DMA_ATTR_ADMITTED))
-		swiotlb_throttle_uncharge(t, DIV_ROUND_UP(size, IO_TLB_SIZE),
-					  attrs & __DMA_ATTR_SERIALIZED);
+	if (swiotlb_throttle_of(dev->dma_io_tlb_mem) &&
+	    !(attrs & __DMA_ATTR_ADMITTED))
+		swiotlb_throttle_uncharge(dev, DIV_ROUND_UP(size, IO_TLB_SIZE),
+					  attrs);
 }
 
 /*
  * What the first slot of a mapping remembers: it belongs to the serialized
- * request; it is unmapped to be mapped again, and stays with its request.
+ * request; its device holds it; it is unmapped to be mapped again, and stays
+ * with its request.
  */
 #define SWIOTLB_SLOT_SERIALIZED	BIT(0)
-#define SWIOTLB_SLOT_UNDONE	BIT(1)
+#define SWIOTLB_SLOT_COUNTED	BIT(1)
+#define SWIOTLB_SLOT_UNDONE	BIT(2)
+
+static inline unsigned char swiotlb_throttle_slot(unsigned long attrs)
+{
+	return (attrs & __DMA_ATTR_SERIALIZED ? SWIOTLB_SLOT_SERIALIZED : 0) |
+		(attrs & __DMA_ATTR_COUNTED ? SWIOTLB_SLOT_COUNTED : 0);
+}
 
 /* The slots are free again; @slot is what the first of them remembers. */
-static inline void swiotlb_throttle_release(struct io_tlb_mem *mem,
+static inline void swiotlb_throttle_release(struct device *dev,
 					    unsigned int slots,
 					    unsigned char slot)
 {
-	struct swiotlb_throttle *t = swiotlb_throttle_of(mem);
+	struct swiotlb_throttle *t = swiotlb_throttle_of(dev->dma_io_tlb_mem);
 
 	if (t)
-		__swiotlb_throttle_release(t, slots, slot);
+		__swiotlb_throttle_release(t, dev, slots, slot);
 }
 
 /*
@@ -267,8 +319,8 @@ static inline unsigned long swiotlb_throttle_undo(unsigned long attrs)
 	({ (void)(dev); (void)(attrs); (void)(failed); (void)(retry); false; })
 #define swiotlb_throttle_abort(dev, size, attrs) \
 	({ (void)(dev); (void)(size); (void)(attrs); })
-#define swiotlb_throttle_release(mem, slots, slot) \
-	({ (void)(mem); (void)(slots); (void)(slot); })
+#define swiotlb_throttle_release(dev, slots, slot) \
+	({ (void)(dev); (void)(slots); (void)(slot); })
 #define swiotlb_throttle_undo(attrs)	(attrs)
 
 static inline unsigned int

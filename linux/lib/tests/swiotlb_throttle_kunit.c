@@ -565,6 +565,7 @@ static void throttle_test_exit(struct kunit *test)
 	struct test_state *state = test->priv;
 	struct test_pool *pool;
 	struct request *r;
+	int i;
 
 	if (!state)
 		return;
@@ -588,6 +589,12 @@ static void throttle_test_exit(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, stats_of(pool).nr_retry, 0);
 		KUNIT_EXPECT_TRUE(test, list_empty(&t->wait.head));
 		KUNIT_EXPECT_TRUE(test, list_empty(&t->retry));
+		KUNIT_EXPECT_TRUE(test, list_empty(&t->set_aside));
+		for (i = 0; i < THROTTLE_SHARES; i++) {
+			KUNIT_EXPECT_EQ(test, t->shares[i].nr_waiters, 0);
+			KUNIT_EXPECT_EQ(test,
+					atomic_long_read(&t->shares[i].held), 0);
+		}
 		if (pool->any_timeout)
 			continue;
 		KUNIT_EXPECT_EQ(test, stats_of(pool).timed_out, pool->timed_out);
@@ -745,6 +752,212 @@ static void slow_disk_does_not_delay_fast_disk(struct kunit *test)
 		unmap_request(fast);
 	}
 	KUNIT_EXPECT_EQ(test, stats_of(pool).throttled, 1);
+}
+
+/**
+ * struct greedy - a device that holds all there is below the threshold
+ * @serialized:	1 slot.
+ * @held:	8 slots each.
+ * @large:	Waits for 16 slots.
+ * @small:	Waits behind it for 2.
+ */
+struct greedy {
+	struct request *serialized;
+	struct request *held[7];
+	struct request *large;
+	struct request *small;
+};
+
+static struct greedy *start_greedy(struct kunit *test, struct test_pool *pool)
+{
+	struct greedy *g = kunit_kzalloc(test, sizeof(*g), GFP_KERNEL);
+	struct crowd *crowd;
+	int i;
+
+	KUNIT_ASSERT_NOT_NULL(test, g);
+	crowd = fill_pool(test, pool);
+	g->serialized = crowd->serialized;
+	for (i = 0; i < ARRAY_SIZE(g->held); i++)
+		g->held[i] = start_waiter(test, pool, 8);
+	for (i = 0; i < HIGH; i++)
+		unmap_request(crowd->plain[i]);
+	/* The queue is looked at once more: the goal may not have been reached. */
+	set_timeouts(test, default_params.stall_ms, default_params.cap_ms);
+	for (i = 0; i < ARRAY_SIZE(g->held); i++)
+		expect_done(test, g->held[i]);
+	g->large = start_waiter(test, pool, 16);
+	g->small = start_waiter(test, pool, 2);
+	return g;
+}
+
+/* Start it, and another device; the one gives back, and the other takes, 8. */
+static struct request *pass_greedy(struct kunit *test, struct test_pool *pool,
+				   struct greedy *g)
+{
+	struct request *other;
+	int i;
+
+	other = new_request(test, pool, 8, DMA_ATTR_MAY_BLOCK);
+	other->dev = new_device(test, pool->mem, "other");
+	start_sleeper(test, other);
+	for (i = 0; i < 4; i++)
+		unmap_request(g->held[i]);
+	expect_done(test, other);
+	/* Both would fit, but with them the device would hold more than half. */
+	expect_waiting(test, pool, 2);
+	return other;
+}
+
+static void device_keeps_to_its_share(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct greedy *g = start_greedy(test, pool);
+	struct request *other, *r;
+
+	other = pass_greedy(test, pool, g);
+	r = new_request(test, pool, 2, DMA_ATTR_MAY_BLOCK);
+	r->dev = other->dev;
+	KUNIT_EXPECT_EQ(test, map_request(r), 0);
+	/* The queue was looked at, and the small one has not passed the large. */
+	expect_waiting(test, pool, 2);
+
+	/* 16 of half of HIGH are left to it when the large one may go. */
+	unmap_request(g->held[4]);
+	expect_waiting(test, pool, 2);
+	unmap_request(g->held[5]);
+	expect_done(test, g->large);
+	expect_done(test, g->small);
+}
+
+/* Others keep so much that there is not a whole share for each. */
+static void set_aside_do_not_come_first(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct greedy *g = start_greedy(test, pool);
+	struct request *other, *plain[HIGH / 2], *more[4];
+	int i;
+
+	pass_greedy(test, pool, g);
+	for (i = 0; i < HIGH / 2; i++)
+		plain[i] = map_plain(test, pool, 1);
+	other = new_request(test, pool, 8, DMA_ATTR_MAY_BLOCK);
+	other->dev = new_device(test, pool->mem, "third");
+	start_sleeper(test, other);
+	for (i = 0; i < ARRAY_SIZE(more); i++)
+		more[i] = start_waiter(test, pool, 2);
+
+	/* Those who came before it go, and those who came later do not. */
+	for (i = 4; i < ARRAY_SIZE(g->held); i++)
+		unmap_request(g->held[i]);
+	expect_done(test, g->large);
+	expect_done(test, g->small);
+	expect_waiting(test, pool, 1 + ARRAY_SIZE(more));
+
+	unmap_request(g->serialized);
+	expect_done(test, other);
+	for (i = 0; i < HIGH / 2; i++)
+		unmap_request(plain[i]);
+	unmap_request(g->large);
+	for (i = 0; i < ARRAY_SIZE(more); i++)
+		expect_done(test, more[i]);
+}
+
+static void share_of_idle_device_is_free(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct greedy *g = start_greedy(test, pool);
+
+	unmap_request(pass_greedy(test, pool, g));
+	/* Each setting has the queue looked at. */
+	set_timeouts(test, default_params.stall_ms, default_params.cap_ms);
+	expect_waiting(test, pool, 2);
+	msleep(2200);
+	set_timeouts(test, default_params.stall_ms, default_params.cap_ms);
+	expect_done(test, g->large);
+	expect_done(test, g->small);
+}
+
+static void set_aside_for_a_limited_time(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct greedy *g = start_greedy(test, pool);
+
+	pass_greedy(test, pool, g);
+	pool->any_timeout = true;
+	set_timeouts(test, 20, 20);
+	expect_done(test, g->large);
+	expect_done(test, g->small);
+	expect_waiting(test, pool, 0);
+}
+
+static void set_aside_are_released_by_off(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct greedy *g = start_greedy(test, pool);
+
+	pass_greedy(test, pool, g);
+	set_thresholds(test, 100, 100);
+	expect_done(test, g->large);
+	expect_done(test, g->small);
+}
+
+static void admit_refuses_more_than_a_share(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct greedy *g = start_greedy(test, pool);
+	struct request *other, *r;
+	int i;
+
+	other = pass_greedy(test, pool, g);
+	/* Not past its own that are set aside, */
+	r = new_request(test, pool, 1, 0);
+	r->type = ADMIT;
+	KUNIT_EXPECT_EQ(test, map_request(r), -EAGAIN);
+	/* but past those of others, */
+	r->dev = other->dev;
+	KUNIT_EXPECT_EQ(test, map_request(r), 0);
+	/* if it is no more than its share. */
+	r = new_request(test, pool, 28, 0);
+	r->type = ADMIT;
+	r->dev = other->dev;
+	KUNIT_EXPECT_EQ(test, map_request(r), -EAGAIN);
+	expect_waiting(test, pool, 2);
+
+	for (i = 4; i < ARRAY_SIZE(g->held); i++)
+		unmap_request(g->held[i]);
+	expect_done(test, g->large);
+	expect_done(test, g->small);
+}
+
+/* More devices than can be told apart: the rest is not held to a share. */
+static void devices_beyond_the_shares(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct request *r[THROTTLE_SHARES + 2];
+	struct crowd *crowd;
+	char name[16];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(r); i++) {
+		scnprintf(name, sizeof(name), "dev-%d", i);
+		r[i] = new_request(test, pool, 1, 0);
+		r[i]->type = ADMIT;
+		r[i]->dev = new_device(test, pool->mem, name);
+	}
+	crowd = fill_pool(test, pool);
+	for (i = 0; i < ARRAY_SIZE(r); i++)
+		KUNIT_EXPECT_EQ(test, map_request(r[i]), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, READ_ONCE(pool->t->active), THROTTLE_SHARES);
+
+	i = ARRAY_SIZE(r) - 1;
+	r[i]->attrs = DMA_ATTR_MAY_BLOCK;
+	start_sleeper(test, r[i]);
+	/* What has not asked for a while makes way. */
+	msleep(2200);
+	for (i = 0; i < HIGH; i++)
+		unmap_request(crowd->plain[i]);
+	KUNIT_EXPECT_LT(test, READ_ONCE(pool->t->active), THROTTLE_SHARES);
+	expect_done(test, r[ARRAY_SIZE(r) - 1]);
 }
 
 static void run_on_cpu(int nr)
@@ -1852,6 +2065,13 @@ static struct kunit_case throttle_test_cases[] = {
 	KUNIT_CASE(place_is_kept_until_last_unmap),
 	KUNIT_CASE(one_unmap_releases_all_who_fit),
 	KUNIT_CASE(slow_disk_does_not_delay_fast_disk),
+	KUNIT_CASE(device_keeps_to_its_share),
+	KUNIT_CASE(set_aside_do_not_come_first),
+	KUNIT_CASE_SLOW(share_of_idle_device_is_free),
+	KUNIT_CASE(set_aside_for_a_limited_time),
+	KUNIT_CASE(set_aside_are_released_by_off),
+	KUNIT_CASE(admit_refuses_more_than_a_share),
+	KUNIT_CASE_SLOW(devices_beyond_the_shares),
 	KUNIT_CASE(per_cpu_residue_strands_nobody),
 	KUNIT_CASE(waiters_go_in_order),
 	KUNIT_CASE(newcomer_does_not_pass),
