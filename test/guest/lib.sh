@@ -166,6 +166,12 @@ measure_end() {
 fio_start() {
 	local name=$1
 	shift
+	# A load that verifies is told to loop: with --time_based fio starts the next pass while blocks of the last one are
+	# in flight, which tears those that the block layer splits, and it does not look for lost writes.
+	case " $* " in
+	*--verify=*--time_based=0*) ;;
+	*--verify=*) set -- "$@" --time_based=0 --loops=1000000 --verify_dump=1 --aux-path="$results" ;;
+	esac
 	fio --name="$name" --output="$results/$name.fio.json" --output-format=json \
 		--eta=never --exitall_on_error --randrepeat=1 "$@" &
 	fio=$!
@@ -208,6 +214,7 @@ defaults() {
 	stalls=			# "yes": the disk stops, so waits may time out and maps fail
 	overfull=		# "yes": others hold more than high
 	fails=			# "yes": the disk goes away, so the load ends with an error
+	others=			# "yes": another load goes on, and may have somebody waiting
 	note=			# figures of its own
 }
 defaults
@@ -233,7 +240,7 @@ attempt() {
 settled() {
 	local t=0
 	while [ "$(stat io_tlb_used)" -gt "$held" ] ||
-	      throttling && [ "$(stat throttle_charged)" != "$(stat io_tlb_used)" ]; do
+	      { throttling && [ "$(stat throttle_charged)" != "$(stat io_tlb_used)" ]; }; do
 		t=$((t + 1))
 		[ $t -le 50 ] || return 1
 		usleep 100000
@@ -274,7 +281,7 @@ scenario() {
 	[ "$missed" = 0 ] || why="$why; the probe missed $missed maps"
 	[ "$maps" -gt 0 ] || why="$why; nothing was mapped"
 	[ "$reads" -gt 0 ] || [ -z "$read_back" ] || why="$why; nothing was read back"
-	settled || why="$why; $(stat io_tlb_used) slots in use and $(stat throttle_charged) charged after it"
+	[ "$others" ] || settled || why="$why; $(stat io_tlb_used) slots in use and $(stat throttle_charged) charged after it"
 	if [ "$expect" = throttling ]; then
 		if [ -z "$stalls" ]; then
 			[ "$failed_maps" = 0 ] || why="$why; $failed_maps failed maps"
@@ -282,7 +289,7 @@ scenario() {
 			[ "$capped" = 0 ] || why="$why; $capped waits reached the cap"
 			[ "$used_hiwater" -le $(((held > high ? held : high) + one + unadmitted)) ] || why="$why; hiwater above high + one request ($one)"
 		fi
-		[ "$waiting" = 0 ] || why="$why; $waiting still waiting"
+		[ "$waiting" = 0 ] || [ "$others" ] || why="$why; $waiting still waiting"
 		[ "$throttled" -gt 0 ] || [ "$waits" != yes ] || why="$why; nobody was throttled"
 	fi
 	if [ -z "$why" ]; then ok "$name" "$figures"; else not_ok "$name" "${why#; }: $figures"; fi
