@@ -422,13 +422,12 @@ again:
 			used = percpu_counter_sum(&t->used);
 			exact = true;
 		}
-		if (used + (long)w->slots <= high && !t->drain) {
+		if (used + (long)w->slots <= high && !t->drain)
 			throttle_admit(t, w, false);
-		} else if (!t->serial_slots) {
+		else if (!t->serial_slots)
 			throttle_admit(t, w, true);
-		} else {
+		else
 			break;
-		}
 		used += w->slots;
 	}
 	/* What is set aside gets on as well, if nobody else needs the place. */
@@ -748,6 +747,9 @@ EXPORT_SYMBOL_IF_KUNIT(swiotlb_may_wait);
  * @attrs:	%DMA_ATTR_MAY_BLOCK or 0; updated to what the maps must carry.
  *
  * See dma_admit().
+ *
+ * Context: May sleep if @attrs has %DMA_ATTR_MAY_BLOCK; otherwise any.
+ * Return: 0, or -EAGAIN if the request would have to wait and must not.
  */
 int swiotlb_throttle_admit(struct device *dev, unsigned int slots,
 			   unsigned long *attrs)
