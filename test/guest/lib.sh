@@ -166,12 +166,6 @@ measure_end() {
 fio_start() {
 	local name=$1
 	shift
-	# A load that verifies is told to loop: with --time_based fio starts the next pass while blocks of the last one are
-	# in flight, which tears those that the block layer splits, and it does not look for lost writes.
-	case " $* " in
-	*--verify=*--time_based=0*) ;;
-	*--verify=*) set -- "$@" --time_based=0 --loops=1000000 --verify_dump=1 --aux-path="$results" ;;
-	esac
 	fio --name="$name" --output="$results/$name.fio.json" --output-format=json \
 		--eta=never --exitall_on_error --randrepeat=1 "$@" &
 	fio=$!
