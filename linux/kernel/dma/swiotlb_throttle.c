@@ -888,12 +888,13 @@ static bool throttle_uncount(struct swiotlb_throttle *t, struct device *dev,
 			     unsigned int slots)
 {
 	struct throttle_share *share = throttle_find_share(t, dev);
+	long held;
 
 	if (WARN_ON_ONCE(!share))
 		return false;
 	/* A full barrier: see the end of swiotlb_throttle_dispatch(). */
-	return atomic_long_sub_return(slots, &share->held) <=
-		READ_ONCE(share->goal);
+	held = atomic_long_sub_return(slots, &share->held);
+	return held <= READ_ONCE(share->goal);
 }
 
 /**
