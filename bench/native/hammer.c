@@ -5,8 +5,9 @@
  * hammer -m strict: all may block, the thresholds stay; short rounds end with nothing in use.
  * hammer -m slow: the same, and one request keeps the serialized place all the time, so that a waiter whom nobody told is not saved when it is
  * given back: the run is stuck then.
+ * hammer -m shares: three devices, one of them slow, each held to its share; with -k the serialized place is kept as above, for a fourth one.
  * hammer -m mixed: others that never wait, lists, requests that must not wait now, searches that fail, devices that stand still, thresholds
- * and timeouts that change. Time runs ten times as fast.
+ * and timeouts that change; more devices than can be told apart, which come and go. Time runs ten times as fast.
  *
  * Each mapper has a CPU and a device, which unmaps on another CPU. What passes between them does not synchronize: a race in the throttle
  * is not hidden by it.
@@ -22,19 +23,22 @@
 #define MAPPERS 8
 #define RING 16
 #define PIECES 4
+/* Slots of the largest request. */
+#define LARGEST 128
 /* A round that takes longer is stuck, in s. */
 #define STUCK 20
 
-static bool mixed, slow, last, ended;
+static bool mixed, shares, keep, last, ended;
 static u64 seed = 1;
 static long rounds, seconds = 5, maps_each = 8;
 static s64 deadline;
-static unsigned int mappers = MAPPERS;
+static unsigned int mappers = MAPPERS, devices = 1;
 static pthread_barrier_t barrier;
-/* Slots and what the slot remembers of each mapping; 0: free. */
+/* Device, slots and what the slot remembers of each mapping; 0: free. */
 static u32 ring[MAPPERS][RING];
 static struct { unsigned long maps, lists, failed, refused, unadmitted, wrong; s64 longest; } total;
-static unsigned long changes, drains;
+static unsigned long changes, drains, aside;
+static long held_peak;
 
 static void thread_seed(unsigned int i)
 {
@@ -61,7 +65,7 @@ static void put(unsigned int dev, unsigned int slots, unsigned char slot)
 		u32 *entry = &ring[dev][i % RING];
 
 		if (!READ_ONCE(*entry)) {
-			WRITE_ONCE(*entry, slots << 8 | slot);
+			WRITE_ONCE(*entry, current->device << 16 | slots << 8 | slot);
 			return;
 		}
 		if (i % RING == 0)
@@ -71,7 +75,7 @@ static void put(unsigned int dev, unsigned int slots, unsigned char slot)
 
 static unsigned int size(void)
 {
-	static const unsigned char sizes[] = { 1, 2, 2, 2, 4, 8, 32, 64, 128 };
+	static const unsigned char sizes[] = { 1, 2, 2, 2, 4, 8, 32, 64, LARGEST };
 
 	return sizes[below(sizeof(sizes))];
 }
@@ -83,7 +87,7 @@ static void one_list(unsigned int dev, unsigned long attrs)
 	int n = 1 + below(PIECES);
 
 	for (int i = 0; i < n; i++)
-		sg[i] = (struct scatterlist){ .length = (1 + below(32)) * IO_TLB_SIZE };
+		sg[i] = (struct scatterlist){ .length = (1 + below(LARGEST / PIECES)) * IO_TLB_SIZE };
 	total_add(lists, 1);
 	if (!pool_map_list(sg, n, attrs, slot)) {
 		total_add(failed, 1);
@@ -126,6 +130,7 @@ static void one(unsigned int dev, unsigned long attrs)
 	unsigned char slot;
 
 	total_add(maps, 1);
+	current->device = !mixed || below(4) ? dev % devices : below(SHIM_DEVICES);
 	switch (below(8)) {
 	case 0:
 		one_list(dev, attrs);
@@ -156,23 +161,51 @@ static void check(bool it, const char *what)
 	total_add(wrong, 1);
 }
 
+/*
+ * All devices are active, and stay so: none holds more than its share but as a single request, and as the serialized one.
+ */
+static void check_shares(void)
+{
+	struct swiotlb_throttle *t = pool_throttle;
+	long held, most = max(t->high / (devices + keep), (long)LARGEST) + (keep ? 0 : LARGEST);
+
+	spin_lock_irq(&t->wait.lock);
+	check(t->active == devices + keep, "a device has no claim to a share");
+	for (unsigned int i = 0; i < devices; i++) {
+		held = pool_held(i);
+		check(held >= 0 && held <= most, "a device holds more than its share");
+		held_peak = max(held_peak, held);
+	}
+	aside += !list_empty(&t->set_aside);
+	spin_unlock_irq(&t->wait.lock);
+}
+
 /* Nobody does anything. */
 static void at_rest(void)
 {
 	struct swiotlb_throttle *t = pool_throttle;
+	struct throttle_share *share;
+	long held = 0;
 
-	/* With a slow device one slot is. */
-	check(percpu_counter_sum(&t->used) == slow, "slots are charged that nobody has");
-	check(READ_ONCE(pool_used) == slow, "slots are in use");
+	/* One slot is, if the serialized place is kept. */
+	check(percpu_counter_sum(&t->used) == keep, "slots are charged that nobody has");
+	check(READ_ONCE(pool_used) == keep, "slots are in use");
 	check(!t->waiting && !t->nr_retry && list_empty(&t->wait.head) && list_empty(&t->retry), "somebody waits");
-	check(t->serial_slots == slow, "the serialized place is taken");
+	check(list_empty(&t->set_aside), "a device is set aside");
+	for (share = t->shares; share < t->shares + THROTTLE_SHARES; share++) {
+		held += atomic_long_read(&share->held);
+		check(atomic_long_read(&share->held) >= 0, "a device has given back more than it held");
+		check(!share->nr_waiters && list_empty(&share->waiters), "a request of a device waits");
+	}
+	check(held == keep, "slots are counted that no device holds");
+	check(t->serial_slots == keep, "the serialized place is taken");
 	check(!t->drain, "others are held back for nobody");
 	if (mixed)
 		return;
 	check(READ_ONCE(pool_admitted_peak) <= t->high, "more than high was admitted");
 	check(!t->timed_out && !t->capped, "a wait ran out");
 	check(!READ_ONCE(total.failed), "a map failed");
-	check(!READ_ONCE(pool_admitted) && READ_ONCE(pool_serial) == slow, "the harness lost count");
+	check(!READ_ONCE(pool_admitted) && READ_ONCE(pool_serial) == keep, "the harness lost count");
 }
 
 static void take_serialized_place(void)
@@ -181,11 +214,33 @@ static void take_serialized_place(void)
 	unsigned char slot;
 
 	shim_cpu = 2 * MAPPERS;
+	current->device = devices;
 	for (long i = 0; i < high; i++)
 		if (!pool_map(1, 0, &slot))
 			abort();
-	if (!pool_map(1, DMA_ATTR_MAY_BLOCK, &slot) || slot != SWIOTLB_SLOT_SERIALIZED)
+	if (!pool_map(1, DMA_ATTR_MAY_BLOCK, &slot) || slot != (SWIOTLB_SLOT_SERIALIZED | SWIOTLB_SLOT_COUNTED))
 		abort();
+	for (long i = 0; i < high; i++)
+		pool_unmap(1, 0);
+	pool_admitted_peak = 0;
+}
+
+/* Each device asks once while there is nothing below the threshold. */
+static void claim_shares(void)
+{
+	long high = pool_throttle->high;
+	unsigned char slot;
+
+	shim_cpu = 2 * MAPPERS;
+	for (long i = 0; i < high; i++)
+		if (!pool_map(1, 0, &slot))
+			abort();
+	for (current->device = 0; current->device < devices; current->device++) {
+		unsigned long attrs = 0;
+
+		if (!swiotlb_throttle_admit(&pool_dev, 1, &attrs))
+			swiotlb_throttle_unadmit(&pool_dev, 1, attrs);
+	}
 	for (long i = 0; i < high; i++)
 		pool_unmap(1, 0);
 	pool_admitted_peak = 0;
@@ -199,6 +254,8 @@ static void mapper(unsigned int i)
 	while (!last) {
 		for (long n = 0; n < maps_each; n++) {
 			one(i, attrs);
+			if (shares)
+				check_shares();
 			if (!below(4))
 				sched_yield();
 		}
@@ -228,8 +285,11 @@ static void device(unsigned int dev)
 			if (!v)
 				continue;
 			found = true;
-			pool_unmap(v >> 8, v & 0xff);
+			current->device = v >> 16;
+			pool_unmap(v >> 8 & 0xff, v & 0xff);
 			smp_store_release(entry, 0);
+			if (shares && dev % devices == 0)
+				usleep(below(1000));
 			if (!below(4))
 				break;
 		}
@@ -294,8 +354,9 @@ int main(int argc, char **argv)
 	struct swiotlb_throttle *t;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "m:r:s:t:")) != -1) {
+	while ((opt = getopt(argc, argv, "km:r:s:t:")) != -1) {
 		switch (opt) {
+		case 'k': keep = true; break;
 		case 'm': mode = optarg; break;
 		case 'r': seed = strtoul(optarg, NULL, 10); break;
 		case 's': seconds = atol(optarg); break;
@@ -304,7 +365,9 @@ int main(int argc, char **argv)
 		}
 	}
 	mixed = !strcmp(mode, "mixed");
-	slow = !strcmp(mode, "slow");
+	shares = !strcmp(mode, "shares");
+	keep |= !strcmp(mode, "slow");
+	devices = mixed || shares ? 3 : 1;
 	pool_watch(STUCK, seed);
 	if (mixed)
 		shim_speed = 10;
@@ -317,16 +380,18 @@ int main(int argc, char **argv)
 	t = pool_throttle;
 	if (swiotlb_throttle_set_params(&params))
 		abort();
-	if (slow)
+	if (shares)
+		claim_shares();
+	if (keep)
 		take_serialized_place();
 	deadline = now() + seconds * 1000000000;
 	pthread_barrier_init(&barrier, NULL, mappers);
 	pool_threads(2 * mappers + mixed, thread);
 	printf("{\"mode\":\"%s\",\"seed\":%lu,\"rounds\":%ld,\"maps\":%lu,\"lists\":%lu,\"failed\":%lu,\"refused\":%lu,\"unadmitted\":%lu,"
 	       "\"changes\":%lu,\"throttled\":%lu,\"serialized\":%lu,\"timed_out\":%lu,\"capped\":%lu,\"retried\":%lu,\"drains_seen\":%lu,\"admitted_peak\":%ld,"
-	       "\"high\":%ld,\"longest_ms\":%.0f,\"out_of_order\":%lu,\"sleeps\":%lu,\"admitted_asleep\":%lu,\"wrong\":%lu}\n",
+	       "\"high\":%ld,\"longest_ms\":%.0f,\"held_peak\":%ld,\"set_aside_seen\":%lu,\"out_of_order\":%lu,\"sleeps\":%lu,\"admitted_asleep\":%lu,\"wrong\":%lu}\n",
 	       mode, seed, rounds, total.maps, total.lists, total.failed, total.refused, total.unadmitted, changes, t->throttled, t->serialized,
-	       t->timed_out, t->capped, t->retried, drains, pool_admitted_peak, t->high, total.longest / 1e6,
+	       t->timed_out, t->capped, t->retried, drains, pool_admitted_peak, t->high, total.longest / 1e6, held_peak, aside,
 	       shim_out_of_order, pool_counts.sleeps, pool_counts.admitted_asleep, total.wrong + shim_out_of_order);
 	return total.wrong + shim_out_of_order ? 1 : 0;
 }

@@ -5,7 +5,7 @@
 #include "pool.h"
 
 struct io_tlb_mem pool_mem;
-struct device pool_dev = { .dma_io_tlb_mem = &pool_mem };
+struct device pool_devs[SHIM_DEVICES];
 long pool_used, pool_serial, pool_admitted, pool_admitted_peak;
 bool pool_strict;
 unsigned int pool_scattered;
@@ -16,6 +16,8 @@ void pool_make(unsigned long nslabs, unsigned int cpus)
 {
 	shim_nr_cpus = cpus;
 	pool_mem = (struct io_tlb_mem){ .defpool.nslabs = nslabs, .nslabs = nslabs, .force_bounce = true };
+	for (int i = 0; i < SHIM_DEVICES; i++)
+		pool_devs[i].dma_io_tlb_mem = &pool_mem;
 	pool_used = pool_serial = pool_admitted = pool_admitted_peak = 0;
 	swiotlb_throttle_resize(&pool_mem);
 	if (!pool_throttle)
@@ -25,6 +27,16 @@ void pool_make(unsigned long nslabs, unsigned int cpus)
 void pool_drop(void)
 {
 	swiotlb_throttle_detach(&pool_mem);
+}
+
+long pool_held(unsigned int device)
+{
+	struct throttle_share *share = pool_throttle->shares;
+
+	for (; share < pool_throttle->shares + THROTTLE_SHARES; share++)
+		if (READ_ONCE(share->dev) == &pool_devs[device])
+			return atomic_long_read(&share->held);
+	return 0;
 }
 
 static bool pool_take(unsigned int slots)
@@ -70,7 +82,7 @@ bool pool_map(unsigned int slots, unsigned long attrs, unsigned char *slot)
 		swiotlb_throttle_abort(&pool_dev, (size_t)slots * IO_TLB_SIZE, throttle);
 		return false;
 	}
-	*slot = throttle & __DMA_ATTR_SERIALIZED ? SWIOTLB_SLOT_SERIALIZED : 0;
+	*slot = swiotlb_throttle_slot(throttle);
 	if (pool_strict)
 		pool_note_admitted(slots, *slot);
 	return true;
@@ -81,7 +93,7 @@ void pool_unmap(unsigned int slots, unsigned char slot)
 	if (pool_strict)
 		__atomic_sub_fetch(slot & SWIOTLB_SLOT_SERIALIZED ? &pool_serial : &pool_admitted, slots, __ATOMIC_RELAXED);
 	__atomic_sub_fetch(&pool_used, slots, __ATOMIC_RELAXED);
-	swiotlb_throttle_release(&pool_mem, slots, slot);
+	swiotlb_throttle_release(&pool_dev, slots, slot);
 }
 
 bool pool_map_list(struct scatterlist *sgl, int nents, unsigned long attrs, unsigned char *slot)
@@ -145,11 +157,11 @@ __attribute__((no_sanitize("thread")))
 static void stuck(int sig)
 {
 	struct swiotlb_throttle *t = pool_throttle;
-	char text[300];
+	char text[400];
 
 	(void)sig;
-	if (write(2, text, snprintf(text, sizeof(text), "seed %lu: stuck: waiting %u, retry %u, used %ld, high %ld, low %ld, serial %ld, freed %ld, goal %ld\n",
-				    watch_seed, t->waiting, t->nr_retry, pool_used, t->high, t->low, t->serial_slots, t->freed.counter, t->goal)) < 0)
+	if (write(2, text, snprintf(text, sizeof(text), "seed %lu: stuck: waiting %u, retry %u, used %ld, high %ld, low %ld, serial %ld, freed %ld, goal %ld, active %d\n",
+				    watch_seed, t->waiting, t->nr_retry, pool_used, t->high, t->low, t->serial_slots, t->freed.counter, t->goal, t->active)) < 0)
 		_exit(3);
 	_exit(3);
 }

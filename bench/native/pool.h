@@ -6,7 +6,9 @@
 #include "swiotlb_throttle.h"
 
 extern struct io_tlb_mem pool_mem;
-extern struct device pool_dev;
+extern struct device pool_devs[SHIM_DEVICES];
+/* The one that this thread maps and unmaps for: the first one if it does not say otherwise. */
+#define pool_dev pool_devs[current->device]
 #define pool_throttle (pool_mem.throttle)
 
 /*
@@ -20,6 +22,8 @@ extern unsigned int pool_scattered;
 
 void pool_make(unsigned long nslabs, unsigned int cpus);
 void pool_drop(void);
+/* What a device holds of its share. */
+long pool_held(unsigned int device);
 /* Returns false if there is no room; then @slot is not set. */
 bool pool_map(unsigned int slots, unsigned long attrs, unsigned char *slot);
 void pool_unmap(unsigned int slots, unsigned char slot);

@@ -53,7 +53,7 @@ static void uncharge(long n, unsigned int cpu)
 {
 	shim_cpu = cpu;
 	if (n)
-		swiotlb_throttle_release(&pool_mem, n, 0);
+		swiotlb_throttle_release(&pool_dev, n, 0);
 }
 
 /* Others hold @held slots. */

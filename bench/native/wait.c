@@ -97,7 +97,7 @@ static void order(bool serial_only)
 		abort();
 	/* The serialized place is taken, too. */
 	serial = map(CHUNK, false);
-	if (serial != SWIOTLB_SLOT_SERIALIZED)
+	if (!(serial & SWIOTLB_SLOT_SERIALIZED))
 		abort();
 	for (long i = 0; i < waiters; i++) {
 		if (pthread_create(&thread[i], NULL, order_waiter, (void *)(uintptr_t)i))

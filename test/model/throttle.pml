@@ -120,13 +120,24 @@ bit claim[2];		/* active */
 byte nactive;
 byte nr_waiters[2];
 chan aside[2] = [NM] of { byte };
-bit afirst;		/* the device that was set aside first, if any is */
 bit counted[NR];	/* __DMA_ATTR_COUNTED */
-/* What the CPUs that unmap have taken from @held, and not shown yet. */
-byte dheld[2];
-bit dhdev[2];
+#define NO_GOAL	-1
+short share_goal[2] = NO_GOAL;	/* as others see it */
+short nshare_goal[2] = NO_GOAL;
+#define SHOW_SHARE_GOALS ; share_goal[0] = nshare_goal[0]; share_goal[1] = nshare_goal[1]
 #define OVER_SHARE(i) (nactive == 2 && held[DEV(i)] > 0 && held[DEV(i)] + SIZE(i) > high / 2)
 #define NOBODY_ASIDE (len(aside[0]) + len(aside[1]) == 0)
+/* More locals. */
+#define NEXT	byte next
+#define LOOK	bit look
+#define OR_LOOK(it) ((it) || look)
+#define FORCED	c
+#else
+#define SHOW_SHARE_GOALS
+#define NEXT
+#define LOOK
+#define OR_LOOK(it) (it)
+#define FORCED	0
 #endif
 
 /* The buffers. */
@@ -155,21 +166,8 @@ byte ticket[NM], tickets;
 #define ANY_ASLEEP (asleep[0] || asleep[1])
 #endif
 
-#if DEVS
-inline drain_held(id)
-{
-	held[dhdev[id]] = held[dhdev[id]] - dheld[id];
-	dheld[id] = 0;
-	dhdev[id] = 0
-}
-#define DRAIN_HELD(cpu) if :: (cpu) == NM -> drain_held(0) :: (cpu) == NM + 1 -> drain_held(1) :: else fi;
-#else
-#define DRAIN_HELD(cpu)
-#endif
-
 inline drain(cpu)
 {
-	DRAIN_HELD(cpu)
 	count = count + dcount[cpu];
 	part[cpu] = part[cpu] + dpart[cpu];
 	if
@@ -188,7 +186,7 @@ inline smp_mb(cpu)
 /* By the holder of the lock. */
 inline smp_mb_locked(cpu)
 {
-	d_step { drain(cpu); waiting = (nwait > 0); goal = ngoal }
+	d_step { drain(cpu); waiting = (nwait > 0); goal = ngoal SHOW_SHARE_GOALS }
 }
 
 inline spin_lock()
@@ -199,7 +197,7 @@ inline spin_lock()
 
 inline spin_unlock(cpu)
 {
-	d_step { drain(cpu); waiting = (nwait > 0); goal = ngoal; lock = 0 }
+	d_step { drain(cpu); waiting = (nwait > 0); goal = ngoal SHOW_SHARE_GOALS; lock = 0 }
 }
 
 inline percpu_counter_add_batch(cpu, amount)
@@ -269,39 +267,18 @@ inline throttle_leave(req)
 	:: queue??[eval(req)] -> queue??eval(req)
 	:: aside[DEV(req)]??[eval(req)] ->
 		aside[DEV(req)]??eval(req);
-		if
-		:: len(aside[afirst]) == 0 -> afirst = (len(aside[1 - afirst]) > 0 -> 1 - afirst : 0)
-		:: else
-		fi
+		nshare_goal[DEV(req)] = (len(aside[DEV(req)]) > 0 -> nshare_goal[DEV(req)] : NO_GOAL)
 	:: else
 	fi;
 	nr_waiters[DEV(req)]--
 }
 
-/* Who goes next if it fits is @w then, or NONE. */
+#define EARLIER(i, than) ((than) == NONE || ticket[i] < ticket[(than) % NM])
+
+/* Who goes next if it fits is @w then, or NONE. Changes @c. */
 inline throttle_next()
 {
 	w = NONE;
-#ifndef FAULT_ASIDE_UNSEEN
-	if
-	:: len(aside[afirst]) > 0 ->
-		aside[afirst]?<w>;
-		if
-		:: OVER_SHARE(w) -> w = NONE
-		:: else
-		fi
-	:: else
-	fi;
-	if
-	:: w == NONE && len(aside[1 - afirst]) > 0 ->
-		aside[1 - afirst]?<w>;
-		if
-		:: OVER_SHARE(w) -> w = NONE
-		:: else
-		fi
-	:: else
-	fi;
-#endif
 	do
 	:: w == NONE && len(queue) > 0 ->
 		queue?<w>;
@@ -309,32 +286,46 @@ inline throttle_next()
 		:: len(aside[DEV(w)]) == 0 && !OVER_SHARE(w)
 		:: else ->
 			queue?w;
-			if
-			:: NOBODY_ASIDE -> afirst = DEV(w)
-			:: else
-			fi;
 			aside[DEV(w)]!w;
 			w = NONE
 		fi
 	:: else -> break
-	od
+	od;
+#ifndef FAULT_ASIDE_UNSEEN
+	if
+	:: len(aside[0]) > 0 -> aside[0]?<c>; w = (EARLIER(c, w) && !OVER_SHARE(c) -> c : w)
+	:: else
+	fi;
+	if
+	:: len(aside[1]) > 0 -> aside[1]?<c>; w = (EARLIER(c, w) && !OVER_SHARE(c) -> c : w)
+	:: else
+	fi;
+#endif
+	c = 0
 }
 
-#ifdef FAULT_GOAL_ABOVE_HELD
-#define GIVEN_BACK(d) c
-#else
-#define GIVEN_BACK(d) (c < held[d] -> c : (held[d] > 1 -> held[d] : 1))
-#endif
+inline throttle_oldest_aside()
+{
+	w = NONE;
+	if
+	:: len(aside[0]) > 0 -> aside[0]?<w>
+	:: else
+	fi;
+	if
+	:: len(aside[1]) > 0 -> aside[1]?<c>; w = (EARLIER(c, w) -> c : w)
+	:: else
+	fi
+}
 
-/* The goal of one device that is set aside. */
-inline throttle_share_goal(d)
+/* What the device of @i is to be down at. */
+#define SHARE_GOAL(i) (low / nactive < high / nactive - SIZE(i) -> low / nactive : \
+		(high / nactive > SIZE(i) -> high / nactive - SIZE(i) : 0))
+
+/* For one device. */
+inline throttle_set_share_goals(d)
 {
 	if
-	:: len(aside[d]) > 0 ->
-		aside[d]?<w>;
-		c = SIZE(w) + (high - low) / nactive;
-		c = GIVEN_BACK(d);
-		ngoal = (seen + c < ngoal -> seen + c : ngoal)
+	:: len(aside[d]) > 0 -> aside[d]?<c>; nshare_goal[d] = (OVER_SHARE(c) -> SHARE_GOAL(c) : NO_GOAL)
 	:: else
 	fi
 }
@@ -349,14 +340,14 @@ inline throttle_share_goal(d)
 inline admit_waiter(cpu)
 {
 #if DEVS
-	/* R8: with more than its share, a device gets nothing. */
-	assert(nactive < 2 || held[DEV(w)] <= 0 || held[DEV(w)] + SIZE(w) <= high / 2);
+	/* R8: with more than its share, a device gets the serialized place at most; then @c is set. */
+	assert(c || !OVER_SHARE(w));
 	throttle_leave(w);
 #else
 	queue?w;
 #endif
 	if
-	:: used + SIZE(w) > high ->
+	:: FORCED || used + SIZE(w) > high ->
 		assert(serial_inuse == 0);
 		serial_slots = SIZE(w);
 		serial_inuse = SIZE(w);
@@ -416,32 +407,47 @@ inline swiotlb_throttle_dispatch(cpu)
 		:: atomic {
 			throttle_next();
 			if
-			:: w == NONE -> ngoal = INF; used = 0; w = 0; break
-			:: else ->
+			:: w != NONE && (used + SIZE(w) <= high || !serial_slots) -> admit_waiter(cpu)
+			:: w == NONE && !serial_slots && !NOBODY_ASIDE ->
+				throttle_oldest_aside();
+				c = 1;
+				admit_waiter(cpu)
+			:: w == NONE && (serial_slots || NOBODY_ASIDE) -> ngoal = INF; break
+			:: w != NONE && used + SIZE(w) > high && serial_slots ->
 				if
-				:: used + SIZE(w) <= high || !serial_slots -> admit_waiter(cpu)
+				:: SIZE(w) > high -> ngoal = INF
 				:: else ->
-					if
-					:: SIZE(w) > high -> ngoal = INF
-					:: else ->
-						c = (low < high - SIZE(w) -> low : high - SIZE(w));
-						assert(used > c);
-						ngoal = seen + used - c;
-						c = 0
-					fi;
-					used = 0; w = 0;
-					break
-				fi
+					c = (low < high - SIZE(w) -> low : high - SIZE(w));
+					assert(used > c);
+					ngoal = seen + used - c;
+					c = 0
+				fi;
+				break
 			fi
 		   }
 		od;
-		/* Some may have been given back since they were compared with the shares. */
+		/* Some may have been given back since. */
 		atomic {
 #ifndef FAULT_NO_SHARE_GOAL
-			throttle_share_goal(0);
-			throttle_share_goal(1);
+			throttle_set_share_goals(0);
+			throttle_set_share_goals(1);
 #endif
-			w = 0; c = 0; seen = 0
+			c = 0; used = 0; seen = 0; next = w
+		}
+		atomic {
+#ifndef FAULT_NO_BARRIER_SHARE_GOAL
+			smp_mb_locked(cpu);
+#endif
+			throttle_next();
+			if
+#ifdef FAULT_NO_SECOND_LOOK
+			:: freed >= ngoal ->
+#else
+			:: freed >= ngoal || w != next ->
+#endif
+				next = 0; w = 0; seen = freed	/* again */
+			:: else -> next = 0; w = 0; break
+			fi
 		}
 #else
 		do
@@ -465,7 +471,6 @@ inline swiotlb_throttle_dispatch(cpu)
 		   }
 		:: atomic { len(queue) == 0 -> ngoal = INF; w = 0; used = 0; seen = 0; break }
 		od;
-#endif
 		atomic {
 #ifndef FAULT_NO_BARRIER_GOAL
 			smp_mb_locked(cpu);
@@ -475,6 +480,7 @@ inline swiotlb_throttle_dispatch(cpu)
 			:: else -> break
 			fi
 		}
+#endif
 	od
 }
 
@@ -488,9 +494,9 @@ inline throttle_note_freed(cpu, slots)
 	g = goal;
 #endif
 	if
-	:: d_step { seen < g -> seen = 0; g = 0 }
+	:: d_step { !(OR_LOOK(seen >= g)) -> seen = 0; g = 0 }
 	:: else ->
-		atomic { seen = 0; g = 0; spin_lock(); seen = (freed >= ngoal -> freed : 0) }
+		atomic { seen = 0; g = 0; spin_lock(); seen = (OR_LOOK(freed >= ngoal) -> freed : 0) }
 		if
 		:: seen -> swiotlb_throttle_dispatch(cpu)
 		:: else
@@ -633,25 +639,24 @@ inline throttle_admit_slow(req, cpu)
 		c = nactive;
 		throttle_claim_share(req);
 		c = nactive > c;	/* The shares of the others are smaller. */
+#ifdef FAULT_NEWCOMER_UNSEEN
+		c = 0;
+#endif
 		if
 		:: BIT(TRY, req) && (len(queue) > 0 || len(aside[DEV(req)]) > 0) ->
 			nr_waiters[DEV(req)]--;
-			c = 0;
 			refused = 1
 		:: else ->
 			tickets = (nwait > 0 -> tickets + 1 : 1);
 			nwait++;
 			ticket[req] = tickets;
 			if
-			:: len(aside[DEV(req)]) > 0 -> aside[DEV(req)]!req
+			:: len(queue) == 0 && len(aside[DEV(req)]) > 0 -> aside[DEV(req)]!req
 			:: else -> queue!req; c = c || len(queue) == 1
-			fi;
-#ifdef FAULT_NEWCOMER_UNSEEN
-			c = (len(queue) == 1 && len(aside[DEV(req)]) == 0);
-#endif
-			seen = (c || freed >= ngoal -> freed : NONE);
-			c = 0
-		fi
+			fi
+		fi;
+		seen = (c || !refused && freed >= ngoal -> freed : NONE);
+		c = 0
 #else
 		if
 		:: BIT(TRY, req) && len(queue) > 0 -> refused = 1
@@ -665,6 +670,23 @@ inline throttle_admit_slow(req, cpu)
 		fi
 #endif
 	}
+#if DEVS
+	if
+	:: seen != NONE -> swiotlb_throttle_dispatch(cpu)
+	:: else -> seen = 0
+	fi;
+	if
+	:: !refused && !admitted[req] && BIT(TRY, req) ->
+		atomic {
+			throttle_leave(req);
+			nwait--;
+			ngoal = (NOBODY_ASIDE -> INF : ngoal);
+			ticket[req] = 0;
+			refused = 1
+		}
+	:: else
+	fi;
+#else
 	if
 	:: refused
 	:: else ->
@@ -677,21 +699,16 @@ inline throttle_admit_slow(req, cpu)
 		if
 		:: !admitted[req] && BIT(TRY, req) ->
 			atomic {
-#if DEVS
-				throttle_leave(req);
-				nwait--;
-				ngoal = (NOBODY_ASIDE -> INF : ngoal);
-#else
 				queue??eval(req);
 				nwait--;
 				ngoal = INF;
-#endif
 				ticket[req] = 0;
 				refused = 1
 			}
 		:: else
 		fi
 	fi;
+#endif
 	if
 	:: admitted[req] || refused -> spin_unlock(cpu)
 	:: else ->
@@ -706,6 +723,8 @@ proctype mapper(byte i)
 	byte w, c, seen, g;
 	short used;
 	bit fits, behind, refused, impatient;
+	NEXT;
+	LOOK;
 
 	throttle_charge_fast(i, i);
 	if
@@ -742,21 +761,36 @@ inline __swiotlb_throttle_release(req, cpu, slots)
 	:: g -> throttle_note_freed(cpu, slots)
 	:: else
 	fi
-#ifdef FAULT_UNCOUNT_LATE
-	;
-	held[DEV(req)] = held[DEV(req)] - (counted[req] -> slots : 0)
-#endif
 }
 
 #define HELD(i)	((BIT(HOLD, i) || SLOWDISK && serialized[i]) && !release_now[i])
 #define READY(i) ((i) < NR && !HELD(i) && (UNMAPPER(i) == id && state[i] == MAPPED || \
 		BIT(SPLIT, i) && UNMAPPER(i) != id && state[i] == HALF))
 
+#if DEVS
+/* @given_back is what atomic_long_sub_return() returns; then the goal is read. */
+inline throttle_uncount(req, cpu, slots)
+{
+	if
+	:: counted[req] ->
+		drain(cpu);
+		held[DEV(req)] = held[DEV(req)] - slots;
+		given_back = held[DEV(req)]
+	:: else
+	fi
+}
+#endif
+
 /* Completions, on another CPU than the map. */
 proctype unmapper(byte id)
 {
+#if DEVS
+	short given_back, goal_read;
+#endif
 	byte w, c, seen, g, i, n;
 	short used;
+	NEXT;
+	LOOK;
 
 end:
 	do
@@ -778,18 +812,29 @@ end:
 		:: !timedout[i] -> inuse = inuse - n
 		:: else
 		fi;
+#if DEVS
+#ifdef FAULT_SHARE_GOAL_READ_FIRST
+		goal_read = share_goal[DEV(i)]
+	   }
+	   atomic {
+#endif
+		throttle_uncount(i, NM + id, n)
+	   }
+	   atomic {
+#ifndef FAULT_SHARE_GOAL_READ_FIRST
+		goal_read = share_goal[DEV(i)];
+#endif
+		look = (counted[i] && given_back <= goal_read);
+		goal_read = 0;
+		given_back = 0;
+#endif
 		/* The first line of throttle_sub(). */
 		percpu_counter_add_batch(NM + id, -n)
-#if DEVS && !defined(FAULT_UNCOUNT_LATE)
-		;
-		/* throttle_uncount(), of which others need not hear first. */
-		if
-		:: counted[i] -> dheld[id] = n; dhdev[id] = DEV(i)
-		:: else
-		fi
-#endif
 	   }
 	   __swiotlb_throttle_release(i, NM + id, n);
+#if DEVS
+	   look = 0;
+#endif
 	   d_step { i = 0; n = 0 }
 	od
 }
@@ -799,6 +844,7 @@ proctype changer()
 {
 	byte w, c, seen;
 	short used;
+	NEXT;
 
 	atomic { spin_lock(); low = NEWLOW; high = NEWHIGH; seen = freed }
 	swiotlb_throttle_dispatch(NM + 2);
@@ -820,8 +866,8 @@ end:
 	:: d_step { dpart[5] || dcount[5] -> drain(5) }
 #endif
 #if DEVS
-	:: d_step { dheld[0] -> drain_held(0) }
-	:: d_step { dheld[1] -> drain_held(1) }
+	:: share_goal[0] != nshare_goal[0] -> share_goal[0] = nshare_goal[0]
+	:: share_goal[1] != nshare_goal[1] -> share_goal[1] = nshare_goal[1]
 #endif
 	:: waiting != (nwait > 0) -> waiting = (nwait > 0)
 	:: goal != ngoal -> goal = ngoal
@@ -829,7 +875,6 @@ end:
 }
 
 #define POOL_FULL(i) (serial_slots > 0 && (sum > low || sum + SIZE(i) > high))
-#define SHARE_FULL(d, i) (nactive == 2 && held[d] > 0 && held[d] + 2 * SIZE(i) + (high - low) / 2 > high / 2)
 
 /* Looks at all whenever nothing moves any more, no time-out is to come, and only slots that are held remain. */
 proctype rest()
@@ -837,7 +882,7 @@ proctype rest()
 	byte i, ended, w;
 	short sum;
 #if DEVS
-	bit blocked;
+	byte before;
 #endif
 
 	do
@@ -851,22 +896,13 @@ proctype rest()
 #if DEVS
 		assert(!lock && !fbclock && nwait == len(queue) + len(aside[0]) + len(aside[1]));
 		assert(nwait == nr_waiters[0] + nr_waiters[1]);
-		/* R5 and R3, as below, for the first of those who are set aside, if it is within its share. */
+		/* R5 and R3, as below: of those first in line and within their share, the one before whom the rest waits. */
+		before = NONE;
 		i = 0;
 		do
 		:: i < 2 && len(aside[i]) > 0 ->
 			aside[i]?<w>;
-			blocked = blocked || (!OVER_SHARE(w) && POOL_FULL(w));
-			i++
-		:: i < 2 && len(aside[i]) == 0 -> i++
-		:: i == 2 -> break
-		od;
-		/* R9: who is set aside waits for its own device, which has not given back what it is to. */
-		i = 0;
-		do
-		:: i < 2 && len(aside[i]) > 0 ->
-			aside[i]?<w>;
-			assert(blocked || SHARE_FULL(i, w));
+			before = (!OVER_SHARE(w) && POOL_FULL(w) && ticket[w] < before -> ticket[w] : before);
 			i++
 		:: i < 2 && len(aside[i]) == 0 -> i++
 		:: i == 2 -> break
@@ -874,12 +910,24 @@ proctype rest()
 		if
 		:: len(queue) > 0 ->
 			queue?<w>;
-			assert(blocked || POOL_FULL(w));
+			before = (POOL_FULL(w) && ticket[w] < before -> ticket[w] : before);
+			assert(ticket[w] >= before);
 			/* R10: whose share is full does not stand in the way of others. */
-			assert(blocked || !OVER_SHARE(w))
+			assert(!OVER_SHARE(w))
 		:: else
 		fi;
-		blocked = 0;
+		i = 0;
+		do
+		:: i < 2 && len(aside[i]) > 0 ->
+			aside[i]?<w>;
+			/* R9: who is set aside waits for its own device, and for the serialized place, or else as the others do. */
+			assert(!OVER_SHARE(w) || (serial_slots > 0 && held[i] > SHARE_GOAL(w)));
+			assert(OVER_SHARE(w) || nactive == 2 && held[i] > SHARE_GOAL(w) || ticket[w] >= before);
+			i++
+		:: i < 2 && len(aside[i]) == 0 -> i++
+		:: i == 2 -> break
+		od;
+		before = 0;
 		w = 0;
 #else
 		assert(!lock && !fbclock && nwait == len(queue));

@@ -37,10 +37,15 @@ typedef unsigned int gfp_t;
 #define abs(x) __builtin_llabs(x)
 #define min(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a < _b ? _a : _b; })
 #define max(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a > _b ? _a : _b; })
+#define min3(a, b, c) min(min(a, b), c)
+#define clamp(v, lo, hi) min(max(v, lo), hi)
 #define clamp_t(type, v, lo, hi) min((type)max((type)(v), (type)(lo)), (type)(hi))
 #define DIV_ROUND_UP(n, d) (((n) + (d) - 1) / (d))
 #define mult_frac(x, n, d) ({ __auto_type _x = (x); _x / (d) * (n) + _x % (d) * (n) / (d); })
 #define ALIGN(x, a) (((x) + (a) - 1) / (a) * (a))
+#define ilog2(n) (63 - __builtin_clzl(n))
+/* As in linux/hash.h. */
+#define hash_ptr(p, bits) ((u32)((u64)(p) * 0x61C8864680B583EBull >> (64 - (bits))))
 #define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 
 #define __init
@@ -82,6 +87,10 @@ struct hlist_head { struct hlist_node *first; };
 
 typedef struct { long counter; } atomic_long_t;
 #define atomic_long_read(v) READ_ONCE((v)->counter)
+#define atomic_long_set(v, n) WRITE_ONCE((v)->counter, (long)(n))
+#define atomic_long_add(n, v) ((void)__atomic_add_fetch(&(v)->counter, (long)(n), __ATOMIC_RELAXED))
+#define atomic_long_sub(n, v) atomic_long_add(-(long)(n), v)
+#define atomic_long_sub_return(n, v) atomic_long_add_return(-(long)(n), v)
 #define atomic_long_add_return(n, v) __atomic_add_fetch(&(v)->counter, (long)(n), __ATOMIC_SEQ_CST)
 
 #define pr_warn(fmt, ...) fprintf(stderr, fmt, ##__VA_ARGS__)

@@ -16,7 +16,7 @@ __thread bool shim_cpu_shared;
 unsigned int shim_nr_cpus = 16;
 long shim_speed = 1, shim_slow = 1;
 unsigned long shim_joins, shim_admissions, shim_out_of_order;
-static unsigned long shim_last_joined;
+static unsigned long shim_last_joined[SHIM_DEVICES];
 
 void shim_splat(const char *file, int line, const char *what)
 {
@@ -141,9 +141,11 @@ int default_wake_function(struct wait_queue_entry *wait, unsigned int mode, int 
 
 	(void)mode; (void)flags;
 	if (key) {
-		if (task->joined < shim_last_joined)
+		if (!task->joined)
+			shim_splat(__FILE__, __LINE__, "admitted, but never joined");
+		if (task->joined < shim_last_joined[task->device])
 			shim_out_of_order++;
-		shim_last_joined = task->joined;
+		shim_last_joined[task->device] = task->joined;
 		task->slept = task != current;
 		task->waited = shim_admissions - task->seen_admitted;
 		shim_admissions++;
@@ -154,11 +156,10 @@ int default_wake_function(struct wait_queue_entry *wait, unsigned int mode, int 
 	return wake_up_process(task);
 }
 
-void __add_wait_queue_entry_tail(struct wait_queue_head *wq, struct wait_queue_entry *wait)
+/* By the holder of the lock. */
+void shim_join(void)
 {
-	shim_assert_held(&wq->lock, __FILE__, __LINE__);
 	current->joined = ++shim_joins;
 	current->seen_admitted = shim_admissions;
 	current->queued = true;
-	list_add_tail(&wait->entry, &wq->head);
 }

@@ -52,9 +52,10 @@ void shim_assert_held(struct shim_lock *lock, const char *file, int line);
 #define TASK_NORMAL 3
 #define MAX_SCHEDULE_TIMEOUT LONG_MAX
 
-/* The lock of the queue protects what is below @state. */
+/* The lock of the queue protects what is below @device. */
 struct task_struct {
 	int state;
+	unsigned int device;	/* the one it maps for, below SHIM_DEVICES */
 	unsigned long joined, seen_admitted, waited;	/* numbers of joins and admissions */
 	bool queued, slept;
 };
@@ -73,6 +74,7 @@ unsigned long shim_jiffies(void);
 #define jiffies shim_jiffies()
 #define msecs_to_jiffies(ms) ((long)(ms) * HZ / 1000)
 #define time_after_eq(a, b) ((long)((a) - (b)) >= 0)
+#define time_before(a, b) (!time_after_eq(a, b))
 typedef s64 ktime_t;
 ktime_t ktime_get(void);
 #define ktime_sub(a, b) ((a) - (b))
@@ -92,14 +94,22 @@ typedef struct wait_queue_head {
 } wait_queue_head_t;
 
 int default_wake_function(struct wait_queue_entry *wait, unsigned int mode, int flags, void *key);
-void __add_wait_queue_entry_tail(struct wait_queue_head *wq, struct wait_queue_entry *wait);
 static inline void init_waitqueue_head(struct wait_queue_head *wq)
 {
 	shim_lock_init(&wq->lock, SHIM_SPIN);
 	INIT_LIST_HEAD(&wq->head);
 }
 
-/* Order of the queue, seen under its lock: admissions that passed somebody who had joined before. */
+/* A request joins a queue: the one list whose entries are called so. */
+#define list_add_tail(new, head) do {		\
+	if (!strcmp(#new, "&w->wait.entry"))	\
+		shim_join();			\
+	list_add_tail(new, head);		\
+} while (0)
+void shim_join(void);
+
+/* Order of the requests of each device, seen under the lock: admissions that passed one that had joined before. */
+#define SHIM_DEVICES 128
 extern unsigned long shim_joins, shim_admissions, shim_out_of_order;
 
 #endif

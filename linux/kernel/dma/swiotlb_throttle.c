@@ -411,7 +411,7 @@ again:
 	 * @freed.
 	 */
 	smp_mb();
-	used = percpu_counter_read(&t->used) + t->slack;
+	used = percpu_counter_read_positive(&t->used) + t->slack;
 	exact = false;
 	high = t->high;
 	low = t->low;
