@@ -187,8 +187,10 @@ group_ring() {
 		--ioengine=psync --rw=randread --bs=256k --numjobs=32 --thread >/dev/null 2>&1 &
 	other=$!
 	step=ring_fills request_kib=$(cat $(queue_of $disk_00)/max_sectors_kb) read_back=yes
-	scenario "ring full, verified" $((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=256k --iodepth=32 --numjobs=4 \
-		--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=16m --offset_increment=16m $loops
+	scenario "ring full, verified" $((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=256k --iodepth=32 --numjobs=2 \
+		--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=16m --offset_increment=16m $loops \
+		--name=reads --time_based --runtime=$((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=256k --iodepth=32 \
+		--numjobs=2 --rw=randread
 	full=$(($(seen 0/ring_full) - full))
 	leaked=$(payloads)
 	if [ $full -ge 10 ]; then ok "the ring was full" "$full times"; else not_ok "the ring was full" "$full times"; fi
@@ -296,10 +298,10 @@ slow_end() {
 	wait $slow
 	tune 1 0 kib_s $((fast_kib_s / 100))
 }
-# beside NAME SECONDS: what the fast one reads meanwhile.
+# beside NAME SECONDS [RAMP]: what the fast one reads meanwhile; not counting the first RAMP seconds.
 beside() {
 	waits=perhaps others=yes request_kib=32
-	scenario "$1" $2 --filename=$disk_00 --direct=1 --ioengine=io_uring --rw=randread --bs=32k --iodepth=4 --numjobs=1
+	scenario "$1" $2 --ramp_time=${3:-0} --filename=$disk_00 --direct=1 --ioengine=io_uring --rw=randread --bs=32k --iodepth=4 --numjobs=1
 }
 # The fast disk keeps four fifths of what it reads beside a slow one with its serialized request only. That is measured before
 # and after, in the same time altogether: the machine may have something else to do as well.
@@ -310,7 +312,8 @@ paced() {
 	idle=$ios
 	slow_end
 	slow_begin $2
-	beside "beside $1" $((seconds * 2))
+	# While it was alone it could take all there is, and it gives that back as slowly as it does anything.
+	beside "beside $1" $((seconds * 2)) 10
 	busy=$ios
 	slow_end
 	slow_begin 1
