@@ -178,18 +178,18 @@ group_ring() {
 	controllers=2
 	vmbus_start channels=1 storvsc_ringbuffer_size=8192
 	# The host takes one command, 13 more fill the ring. There is room for 22 below the threshold, 11 are a share, and
-	# there can be 19. SCSI sends no more until all have been answered.
+	# there can be 19. SCSI sends no more until all have been answered. What is larger is split, and most of it small.
 	tune 0 0 kib_s 6144
 	tune 1 0 kib_s 4096
 	set_to $fake/0/depth 1
 	full=$(seen 0/ring_full)
 	fio --name=other --output=$results/other.json --eta=never --time_based --runtime=$((seconds * 20)) --filename=$disk_10 --direct=1 \
-		--ioengine=psync --rw=randread --bs=256k --numjobs=32 --thread >/dev/null 2>&1 &
+		--ioengine=psync --rw=randread --bs=252k --numjobs=32 --thread >/dev/null 2>&1 &
 	other=$!
 	step=ring_fills request_kib=$(cat $(queue_of $disk_00)/max_sectors_kb) read_back=yes
-	scenario "ring full, verified" $((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=256k --iodepth=32 --numjobs=2 \
-		--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=16m --offset_increment=16m $loops \
-		--name=reads --time_based --runtime=$((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=256k --iodepth=32 \
+	scenario "ring full, verified" $((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=252k --iodepth=32 --numjobs=2 \
+		--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=16128k --offset_increment=16128k $loops \
+		--name=reads --time_based --runtime=$((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=252k --iodepth=32 \
 		--numjobs=2 --rw=randread
 	full=$(($(seen 0/ring_full) - full))
 	leaked=$(payloads)
