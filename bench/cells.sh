@@ -1,12 +1,17 @@
 # Sourced: fio loads on pools of many sizes, one boot for each kernel and pool.
 
+# DISK=storvsc takes a disk of the SCSI driver of Hyper-V's guests, played by test/fake_vmbus, instead of NVMe's.
 # Letter O is D with throttling switched off, in the same boot and by turns with it: for one who has no time for A.
 # run_cells NAME LETTERS POOLS CELLS SECONDS [ROUNDS]: POOLS in KiB, CELLS are lines "RW BLOCKSIZE DEPTH".
 # One line of JSON for each load in $work/NAME.jsonl. The disk has DISK_MIB_S and DISK_IOPS, so that it and not the
 # emulated CPU is what there is too little of.
 run_cells() {
 	local name=$1 letters=$2 pools=$3 seconds=$5 rounds=${6:-1} letter pool round guest n=0 all
-	local cells=$4 disk=mib_s=${DISK_MIB_S:-100},iops=${DISK_IOPS:-2000}
+	local cells=$4 mib_s=${DISK_MIB_S:-100} iops=${DISK_IOPS:-2000} args disk
+	case ${DISK:-nvme} in
+	nvme | storvsc) ;;
+	*) die "there is no disk '$DISK' to measure" "use DISK=nvme or DISK=storvsc" ;;
+	esac
 	mkdir -p "$work/$name"
 	if [[ $letters = *O* ]]; then
 		letters=${letters//O/}
@@ -23,9 +28,14 @@ run_cells() {
 				vmlinux_of "$letter"
 				guest=bench-$name-$letter
 				say "$name: boot $n of $all: pool of $pool KiB, $letter (${meaning[$letter]}), $(wc -l <<<"$cells") loads of $seconds s"
+				disk=(-d "file=512M,mib_s=$mib_s,iops=$iops") args=()
+				if [ "${DISK:-nvme}" = storvsc ]; then
+					module_for "$vmlinux" "$TOP/test/fake_vmbus"
+					disk=(-f "$module" -f "$(dirname "$vmlinux")/drivers/scsi/hv_storvsc.ko") args=(storvsc "$mib_s" "$iops")
+				fi
 				boot "$guest" -k "$vmlinux" -s -a "swiotlb=$((pool / 2)),force,track_hiwater ${GUEST_ARGS:-}" \
-					-t $(((seconds + 60) * $(wc -l <<<"$cells") + 300)) -d "file=512M,$disk" \
-					-f "$work/$name/cells" -f "$bench/guest/cells.sh" shared.sh cells.sh "$seconds"
+					-t $(((seconds + 60) * $(wc -l <<<"$cells") + 300)) "${disk[@]}" \
+					-f "$work/$name/cells" -f "$bench/guest/cells.sh" shared.sh cells.sh "$seconds" "${args[@]}"
 				join_fio "$results/$guest/share" | jq -c --arg letter "$letter" --argjson pool "$pool" --argjson round "$round" \
 					--arg kernel "$(kernel_of "$guest")" --arg load "$(cut -d' ' -f1 /proc/loadavg)" \
 					'{letter: (if .off == "off" then "O" else $letter end), pool_kib: $pool, round: $round} + . + {kernel: $kernel, load: $load}' >>"$work/$name.jsonl"

@@ -52,16 +52,17 @@ vmlinux_of() {
 	vmlinux=${built[$k]}
 }
 
-# module_for VMLINUX NAME: build bench/NAME against it; sets $module.
+# module_for VMLINUX DIRECTORY: build the module there against it; sets $module.
 module_for() {
-	local out tree log
+	local out tree log name
+	name=$(basename "$2")
 	out=$(dirname "$1")
 	tree=$(readlink -f "$out/source")
-	log=$out/$2.log
-	mkdir -p "$out/$2"
-	make -C "$tree" O="$out" M="$bench/$2" MO="$out/$2" W=1 modules >"$log" 2>&1 </dev/null ||
-		die "the module $2 does not build: $(grep -m1 error "$log")" "see $log"
-	module=$out/$2/$2.ko
+	log=$out/$name.log
+	mkdir -p "$out/$name"
+	make -C "$tree" O="$out" M="$2" MO="$out/$name" W=1 modules >"$log" 2>&1 </dev/null ||
+		die "the module $name does not build: $(grep -m1 error "$log")" "see $log"
+	module=$out/$name/$name.ko
 }
 
 # boot NAME ARGS...: a guest; BENCH_LOCK is a file that several runs on one machine agree to lock meanwhile.
@@ -77,7 +78,7 @@ kernel_of() { tr -d '\r' <"$results/$1/console.log" | sed -n 's/.*Linux version 
 # about COMMAND: where and when, as JSON. The load tells whether the machine did something else.
 about() {
 	local v set=''
-	for v in QUICK LETTERS POOLS SIZES DEPTHS WAYS LOADS POOL_KIB PACKETS_PER_MS ROUNDS IOS SECONDS_EACH DISK_MIB_S DISK_IOPS; do
+	for v in DISK QUICK LETTERS POOLS SIZES DEPTHS WAYS LOADS POOL_KIB PACKETS_PER_MS ROUNDS IOS SECONDS_EACH DISK_MIB_S DISK_IOPS; do
 		[ -z "${!v:-}" ] || set+="$v='$(tr '\n' ',' <<<"${!v}" | sed 's/,$//')' "
 	done
 	jq -n --arg command "$set$1" --arg date "$(date -u +%FT%TZ)" \

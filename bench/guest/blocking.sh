@@ -10,7 +10,6 @@ modes="0 1"
 plan 1
 
 mark() { $results/mark && echo "$*" >>$results/marks; }
-context_switches() { awk '$1 == "ctxt" { print $2 }' /proc/stat; }
 
 # Probed anew, the driver asks for its queues anew.
 set_mode() {

@@ -113,6 +113,7 @@ bounded() {
 	await "$limit" $! "$1"
 }
 
+context_switches() { awk '$1 == "ctxt" { print $2 }' /proc/stat; }
 now_ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
 
 # timed SECONDS COMMAND...: bounded, and how long it took in ms.
@@ -198,6 +199,10 @@ run_fio() {
 	fio_start "$name" --group_reporting "$@"
 	fio_end "$name" "$limit"
 }
+
+# For loads whose data is verified. They end by time, but do not go by it: fio would start the next pass while blocks of the
+# last one are in flight, which tears those that are split on their way to the disk, and would not look for lost writes.
+looped="--time_based=0 --loops=1000000 --verify=crc32c --verify_fatal=1 --verify_dump=1 --aux-path=$results"
 
 # What a scenario expects, apart from the load's arguments. Back to this after each.
 defaults() {
