@@ -27,16 +27,16 @@ group_submit() {
 		request_kib=8
 		scenario "$engine, small batches" $seconds $raw --ioengine=$engine $small $batch --rw=randread
 		request_kib=8 read_back=yes
-		scenario "$engine, small batches, verified" $seconds $raw --ioengine=$engine $small $batch $verified
+		scenario "$engine, small batches, verified" $seconds $raw --ioengine=$engine $small_verified $batch
 	done
 	request_kib=$max_kib read_back=yes
-	scenario "io_uring, large batches, verified" $seconds $raw --ioengine=io_uring $large $batch $verified
+	scenario "io_uring, large batches, verified" $seconds $raw --ioengine=io_uring $large_verified $batch
 	for s in mq-deadline kyber bfq; do
 		set_to $queue/scheduler $s
 		request_kib=$max_kib read_back=yes
 		# BFQ gives each few of the tags.
-		if [ $s = bfq ]; then load=$large; else load=$small; fi
-		scenario "$s, verified" $seconds $raw --ioengine=io_uring $load $batch $verified
+		if [ $s = bfq ]; then load=$large_verified; else load=$small_verified; fi
+		scenario "$s, verified" $seconds $raw --ioengine=io_uring $load $batch
 	done
 	set_to $queue/scheduler mq-deadline
 	request_kib=$max_kib
@@ -88,26 +88,32 @@ group_metadata() {
 	request_kib=8
 	scenario "metadata, small batches" $seconds --filename=$separate $load $small --rw=randread
 	request_kib=8 read_back=yes
-	scenario "metadata, verified" $seconds --filename=$separate $load $small $verified
+	scenario "metadata, verified" $seconds --filename=$separate $load $small_verified
 	request_kib=$max_kib read_back=yes
-	scenario "metadata, large and verified" $seconds --filename=$separate $load $large $verified
+	scenario "metadata, large and verified" $seconds --filename=$separate $load $large_verified
 	request_kib=$max_kib read_back=yes
-	scenario "metadata inline, verified" $seconds --filename=$inline $load $large $verified
+	scenario "metadata inline, verified" $seconds --filename=$inline $load $large_verified
 	# Not throttled, maps of data and of metadata fail: all of them are tried again.
 	knob throttle_high 100
 	stalls=yes waits=perhaps
 	scenario "metadata that cannot be mapped is tried again" $((seconds * 2)) --filename=$separate --direct=1 --ioengine=io_uring \
 		--bs=4k --iodepth=512 --numjobs=4 --rw=randread
-	if [ "${failed_maps:-0}" -gt 100 ]; then ok "maps did fail" "$failed_maps"; else not_ok "maps did fail" "$failed_maps"; fi
+	if ! asked_for "metadata that cannot be mapped is tried again"; then
+		ok "maps did fail # SKIP not asked for"
+	elif [ "$failed_maps" -gt 100 ]; then
+		ok "maps did fail" "$failed_maps"
+	else
+		not_ok "maps did fail" "$failed_maps"
+	fi
 }
 
 # H5: whoever resets, changes or takes the device away waits for those who dispatch.
 group_reset() {
 	plan 7
 	step="repeat 5 nvme_reset" request_kib=$max_kib read_back=yes
-	scenario "reset, verified" $((seconds + 8)) $raw --ioengine=io_uring $large $batch $verified
+	scenario "reset, verified" $((seconds + 8)) $raw --ioengine=io_uring $large_verified $batch
 	step="repeat 4 nvme_queues" request_kib=$max_kib read_back=yes
-	scenario "number of queues changes, verified" $((seconds + 8)) $raw --ioengine=libaio $large $batch $verified
+	scenario "number of queues changes, verified" $((seconds + 8)) $raw --ioengine=libaio $large_verified $batch
 	step="repeat 8 nvme_rescan" request_kib=64
 	scenario "rescan" $((seconds + 8)) $raw --ioengine=psync --rw=randread --bs=64k --numjobs=48 --thread
 	step="repeat 3 nvme_format" request_kib=64
@@ -171,7 +177,7 @@ remove_silent() {
 group_timeout() {
 	plan 2
 	step=stop_answering stalls=yes request_kib=$max_kib read_back=yes
-	scenario "a disk that does not answer is reset, verified" $((seconds + 40)) $raw --ioengine=io_uring $large $batch $verified
+	scenario "a disk that does not answer is reset, verified" $((seconds + 40)) $raw --ioengine=io_uring $large_verified $batch
 	request_kib=64
 	scenario "the disk works as before" $seconds $raw --ioengine=io_uring $large $batch --rw=randread
 }
@@ -205,7 +211,7 @@ group_suspend() {
 	exec >/dev/null 2>&1
 	results=/tmp
 	step="repeat 3 suspend" request_kib=$max_kib read_back=yes
-	scenario "suspend to idle, verified" $((seconds + 16)) $raw --ioengine=io_uring $large $batch $verified
+	scenario "suspend to idle, verified" $((seconds + 16)) $raw --ioengine=io_uring $large_verified $batch --aux-path=/tmp
 }
 group_swap() {
 	plan 2
@@ -221,16 +227,16 @@ group_swap() {
 group_system() {
 	plan 5
 	step="repeat 4 cpu_cycle" request_kib=$max_kib read_back=yes
-	scenario "CPU offline and online, verified" $((seconds + 12)) $raw --ioengine=io_uring $large $batch $verified
+	scenario "CPU offline and online, verified" $((seconds + 12)) $raw --ioengine=io_uring $large_verified $batch
 	make_ext4 && mount -t ext4 $disk /mnt || { not_ok "ext4" "no file system"; finish; }
 	request_kib=$max_kib read_back=yes
-	scenario "ext4, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=6 \
-		--rw=randwrite --verify=crc32c --verify_backlog=128 --verify_fatal=1
+	scenario "ext4, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=8 \
+		$looped --rw=randwrite --verify_backlog=128
 	bounded 30 umount /mnt
 	mkfs.xfs -q -f $disk && mount -t xfs $disk /mnt || { not_ok "xfs" "no file system"; finish; }
 	request_kib=$max_kib read_back=yes
-	scenario "xfs, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=6 \
-		--rw=randwrite --verify=crc32c --verify_backlog=128 --verify_fatal=1
+	scenario "xfs, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=8 \
+		$looped --rw=randwrite --verify_backlog=128
 	request_kib=$max_kib read_back=yes step=drop_caches
 	scenario "xfs, buffered and verified" $seconds $buffered
 	# Page cache in large folios needs contiguous slots, which small requests scatter.
@@ -286,8 +292,9 @@ group_slow() {
 reset_in_batch() {
 	local batch
 	sleep 4
+	# Several: what is left of a list goes to the queues of a CPU, from where a busy device's requests are taken one by one.
 	fio --name=batch --output=$results/batch.json --output-format=json --eta=never --time_based --runtime=8 $raw --ioengine=io_uring \
-		--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_min=32 &
+		--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_min=32 --numjobs=4 &
 	batch=$!
 	sleep 4
 	longest=0

@@ -36,15 +36,14 @@ echo none >$queue/scheduler
 waits=perhaps
 scenario "polled" $seconds $raw --ioengine=io_uring --hipri=1 --rw=randread --bs=128k --iodepth=64 --numjobs=2
 
-# Metadata of its own: written with it, read back, compared; data plus metadata wait once.
 # Data plus metadata wait once. Small pieces of metadata among large ones of data leave holes in the pool.
 scenario "metadata, large reads" $seconds --filename=$meta --direct=1 --ioengine=io_uring --rw=randread --bs=128k \
 	--iodepth=64 --numjobs=2
 # Metadata of its own: written with it, read back, compared.
 request_kib=$meta_kib
 read_back=yes
-scenario "metadata, verified" $seconds --filename=$meta --direct=1 --ioengine=io_uring --rw=write --bs=64k \
-	--iodepth=32 --numjobs=2 --size=8m --offset_increment=8m --verify=crc32c --verify_fatal=1
+scenario "metadata, verified" $seconds --filename=$meta --direct=1 --ioengine=io_uring --bs=64k \
+	--iodepth=32 --numjobs=8 --size=8m --offset_increment=8m $looped --rw=write --verify_backlog=16
 
 /bin/mke2fs -q -t ext4 -F $disk >/dev/null && mount -t ext4 $disk /mnt || { not_ok "buffered writes" "no file system"; finish; }
 

@@ -93,12 +93,9 @@ payloads() {
 	awk '$1 ~ /^[0-9]+$/ && $2 ~ /^storvsc_queuecommand/ { n += $1 } END { print n + 0 }' /sys/kernel/debug/slab/kmalloc-*/alloc_traces
 }
 
-# Not by time: fio then starts the next pass while blocks of the last one are in flight, which tears those that are split on
-# their way to the disk, and it does not look for lost writes.
-loops="--time_based=0 --loops=1000000 --verify_dump=1 --aux-path=$results"
 # Written, read back soon after, compared: 4 MiB for each job.
-verified="--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=4m --offset_increment=4m $loops"
-sequential="--rw=write --verify=crc32c --verify_backlog=16 --verify_fatal=1 --size=4m --offset_increment=4m $loops"
+verified="$looped --rw=randwrite --verify_backlog=64 --size=4m --offset_increment=4m"
+sequential="$looped --rw=write --verify_backlog=16 --size=4m --offset_increment=4m"
 
 group_io() {
 	plan 13
@@ -191,7 +188,7 @@ group_ring() {
 	other=$!
 	step=ring_fills request_kib=$(cat $(queue_of $disk_00)/max_sectors_kb) read_back=yes
 	scenario "ring full, verified" $((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=252k --iodepth=32 --numjobs=2 \
-		--rw=randwrite --verify=crc32c --verify_backlog=64 --verify_fatal=1 --size=16128k --offset_increment=16128k $loops \
+		$looped --rw=randwrite --verify_backlog=64 --size=16128k --offset_increment=16128k \
 		--name=reads --time_based --runtime=$((seconds * 5)) --filename=$disk_00 --direct=1 --ioengine=io_uring --bs=252k --iodepth=32 \
 		--numjobs=2 --rw=randread
 	full=$(($(seen 0/ring_full) - full))

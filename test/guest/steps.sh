@@ -6,10 +6,13 @@ queue=/sys/block/$name/queue
 raw="--filename=$disk --direct=1"
 # Requests may be merged up to here.
 max_kib=$(cat $queue/max_sectors_kb)
-# Written, read back soon after, compared: 8 MiB for each job.
-verified="--rw=randwrite --verify=crc32c --verify_backlog=128 --verify_fatal=1 --size=8m --offset_increment=8m"
 small="--bs=8k --iodepth=32 --numjobs=16"
 large="--bs=64k --iodepth=64 --numjobs=2"
+# Written, read back soon after, compared. A job that has written enough to read it back, or begins anew, waits for its last
+# request, so more of them keep the queue full.
+verified="$looped --rw=randwrite --verify_backlog=128 --size=8m --offset_increment=8m"
+small_verified="--bs=8k --iodepth=32 --numjobs=32 $verified --verify_backlog=64 --size=4m --offset_increment=4m"
+large_verified="--bs=64k --iodepth=64 --numjobs=8 $verified --verify_backlog=32"
 batch="--iodepth_batch=32 --iodepth_batch_complete_min=32"
 
 # The host's name for the virtio disk, which comes after the others.
