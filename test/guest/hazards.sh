@@ -292,9 +292,8 @@ group_slow() {
 reset_in_batch() {
 	local batch
 	sleep 4
-	# Several: what is left of a list goes to the queues of a CPU, from where a busy device's requests are taken one by one.
 	fio --name=batch --output=$results/batch.json --output-format=json --eta=never --time_based --runtime=8 $raw --ioengine=io_uring \
-		--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_min=32 --numjobs=4 &
+		--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_min=32 &
 	batch=$!
 	sleep 4
 	longest=0
