@@ -7,7 +7,7 @@
 # emulated CPU is what there is too little of.
 run_cells() {
 	local name=$1 letters=$2 pools=$3 seconds=$5 rounds=${6:-1} letter pool round guest n=0 all
-	local cells=$4 mib_s=${DISK_MIB_S:-100} iops=${DISK_IOPS:-2000} args disk
+	local cells=$4 mib_s=${DISK_MIB_S:-100} iops=${DISK_IOPS:-2000} args disk out
 	case ${DISK:-nvme} in
 	nvme | storvsc) ;;
 	*) die "there is no disk '$DISK' to measure" "use DISK=nvme or DISK=storvsc" ;;
@@ -20,7 +20,10 @@ run_cells() {
 	printf '%s\n' "$cells" >"$work/$name/cells"
 	: >"$work/$name.jsonl"
 	all=$((rounds * $(wc -w <<<"$letters") * $(wc -w <<<"$pools")))
-	for letter in $letters; do vmlinux_of "$letter"; done
+	for letter in $letters; do
+		vmlinux_of "$letter"
+		[ "${DISK:-nvme}" = nvme ] || module_for "$vmlinux" "$TOP/test/fake_vmbus"
+	done
 	for round in $(seq "$rounds"); do
 		for pool in $pools; do
 			for letter in $letters; do
@@ -30,8 +33,8 @@ run_cells() {
 				say "$name: boot $n of $all: pool of $pool KiB, $letter (${meaning[$letter]}), $(wc -l <<<"$cells") loads of $seconds s"
 				disk=(-d "file=512M,mib_s=$mib_s,iops=$iops") args=()
 				if [ "${DISK:-nvme}" = storvsc ]; then
-					module_for "$vmlinux" "$TOP/test/fake_vmbus"
-					disk=(-f "$module" -f "$(dirname "$vmlinux")/drivers/scsi/hv_storvsc.ko") args=(storvsc "$mib_s" "$iops")
+					out=$(dirname "$vmlinux")
+					disk=(-f "$out/fake_vmbus/fake_vmbus.ko" -f "$out/drivers/scsi/hv_storvsc.ko") args=(storvsc "$mib_s" "$iops")
 				fi
 				boot "$guest" -k "$vmlinux" -s -a "swiotlb=$((pool / 2)),force,track_hiwater ${GUEST_ARGS:-}" \
 					-t $(((seconds + 60) * $(wc -l <<<"$cells") + 300)) "${disk[@]}" \

@@ -52,19 +52,6 @@ vmlinux_of() {
 	vmlinux=${built[$k]}
 }
 
-# module_for VMLINUX DIRECTORY: build the module there against it; sets $module.
-module_for() {
-	local out tree log name
-	name=$(basename "$2")
-	out=$(dirname "$1")
-	tree=$(readlink -f "$out/source")
-	log=$out/$name.log
-	mkdir -p "$out/$name"
-	make -C "$tree" O="$out" M="$2" MO="$out/$name" W=1 modules >"$log" 2>&1 </dev/null ||
-		die "the module $name does not build: $(grep -m1 error "$log")" "see $log"
-	module=$out/$name/$name.ko
-}
-
 # boot NAME ARGS...: a guest; BENCH_LOCK is a file that several runs on one machine agree to lock meanwhile.
 boot() {
 	local name=$1

@@ -231,12 +231,12 @@ group_system() {
 	make_ext4 && mount -t ext4 $disk /mnt || { not_ok "ext4" "no file system"; finish; }
 	request_kib=$max_kib read_back=yes
 	scenario "ext4, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=8 \
-		$looped --rw=randwrite --verify_backlog=128
+		$verified --verify_backlog=128
 	bounded 30 umount /mnt
 	mkfs.xfs -q -f $disk && mount -t xfs $disk /mnt || { not_ok "xfs" "no file system"; finish; }
 	request_kib=$max_kib read_back=yes
 	scenario "xfs, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=8 \
-		$looped --rw=randwrite --verify_backlog=128
+		$verified --verify_backlog=128
 	request_kib=$max_kib read_back=yes step=drop_caches
 	scenario "xfs, buffered and verified" $seconds $buffered
 	# Page cache in large folios needs contiguous slots, which small requests scatter.

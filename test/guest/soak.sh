@@ -77,7 +77,8 @@ while [ $(($(now_ms) - start)) -lt $(($2 * 1000)) ]; do
 	load=$chosen
 	choose io_uring libaio
 	load="--ioengine=$chosen $load"
-	choose "$verified" "$verified" --rw=randread "--rw=randrw"
+	again="$verified --verify_backlog=128 --size=8m --offset_increment=8m"
+	choose "$again" "$again" --rw=randread "--rw=randrw"
 	load="$load $chosen"
 	roll 4
 	hold=

@@ -10,9 +10,9 @@ small="--bs=8k --iodepth=32 --numjobs=16"
 large="--bs=64k --iodepth=64 --numjobs=2"
 # Written, read back soon after, compared. A job that has written enough to read it back, or begins anew, waits for its last
 # request, so more of them keep the queue full.
-verified="$looped --rw=randwrite --verify_backlog=128 --size=8m --offset_increment=8m"
-small_verified="--bs=8k --iodepth=32 --numjobs=32 $verified --verify_backlog=64 --size=4m --offset_increment=4m"
-large_verified="--bs=64k --iodepth=64 --numjobs=8 $verified --verify_backlog=32"
+verified="$looped --rw=randwrite"
+small_verified="$verified --verify_backlog=64 --bs=8k --iodepth=32 --numjobs=32 --size=4m --offset_increment=4m"
+large_verified="$verified --verify_backlog=32 --bs=64k --iodepth=64 --numjobs=8 --size=8m --offset_increment=8m"
 batch="--iodepth_batch=32 --iodepth_batch_complete_min=32"
 
 # The host's name for the virtio disk, which comes after the others.
