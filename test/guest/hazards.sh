@@ -175,33 +175,40 @@ remove_silent() {
 
 # A disk that stops until the driver's timeout, nvme_core.io_timeout, resets it.
 group_timeout() {
-	plan 2
+	plan 3
 	step=stop_answering stalls=yes request_kib=$max_kib read_back=yes
 	scenario "a disk that does not answer is reset, verified" $((seconds + 40)) $raw --ioengine=io_uring $large_verified $batch
+	step=stop_answering stalls=yes request_kib=8
+	scenario "short batches to a disk that does not answer" $((seconds + 40)) $raw --ioengine=io_uring --thread --bs=8k --iodepth=5 \
+		--iodepth_batch=5 --iodepth_batch_complete_min=5 --numjobs=160 --rw=randread
 	request_kib=64
 	scenario "the disk works as before" $seconds $raw --ioengine=io_uring $large $batch --rw=randread
 }
 stop_answering() {
 	sleep 2
 	silence d0
-	until_told 'reset controller'
+	# The driver's timeout, rounded up, and the wait of whoever dispatches: that of one request.
+	until_told aborting $((6000 + 1500 + $(knob throttle_cap_ms) + 1000))
+	until_told 'reset controller' 40000
 	speak d0
 }
 # Two seconds and more for a request, so that many reach the driver's timeout. Not for ever: QEMU stands still when a
 # queue is deleted, until its requests are done.
 silence() {
 	dmesg -c >/dev/null
+	silent_since=$(now_ms)
 	host block_set_io_throttle $1 30000 0 0 0 0 0
 }
 speak() { host block_set_io_throttle $1 $((16 << 20)) 0 0 0 0 0; }
+# until_told WORDS MS: the kernel says so, at most MS after the disk fell silent.
 until_told() {
-	local begin
-	begin=$(now_ms)
 	until dmesg | grep -q "$1"; do
-		[ $(($(now_ms) - begin)) -le 40000 ] || { why="$why; no '$1' within 40 s"; break; }
+		[ $(($(now_ms) - silent_since)) -le 40000 ] || break
 		usleep 100000
 	done
-	note="'$1' after $(($(now_ms) - begin)) ms"
+	ms=$(($(now_ms) - silent_since))
+	[ $ms -le $2 ] || why="$why; no '$1' within $2 ms"
+	note="${note:+$note, }'$1' after $ms ms"
 }
 
 # What happens to the whole machine.
@@ -285,9 +292,10 @@ group_slow() {
 	else
 		ok "whoever waits is served in order # SKIP not asked for"
 	fi
-	# Each request of a list waits its turn, and a reset waits for who dispatches the list.
+	# Each request of a list waits its turn, and a reset waits for who dispatches the list: a submitter, and when the first
+	# reset has returned what was in flight, the block layer's worker.
 	step=reset_in_batch request_kib=64
-	scenario "batches to a slow disk, reset" 24 $raw --ioengine=psync --rw=randread --bs=64k --numjobs=200 --thread
+	scenario "batches to a slow disk, resets" 30 $raw --ioengine=psync --rw=randread --bs=64k --numjobs=200 --thread
 }
 reset_in_batch() {
 	local batch
@@ -295,11 +303,9 @@ reset_in_batch() {
 	fio --name=batch --output=$results/batch.json --output-format=json --eta=never --time_based --runtime=8 $raw --ioengine=io_uring \
 		--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_min=32 &
 	batch=$!
-	sleep 4
-	longest=0
-	nvme_reset
-	note="reset after $longest ms"
-	# What is in flight or waits takes some four seconds on this disk; 32 waits of two seconds each would be a minute.
+	sleep 3
+	repeat 2 nvme_reset
+	# What is in flight takes some four seconds on this disk, and whoever dispatches waits two; 32 waits would be a minute.
 	[ $longest -le 20000 ] || why="$why; the reset took too long"
 	await 60 $batch "the batches" || why="$why; the batches hang"
 }

@@ -354,6 +354,18 @@ static void throttle_leave_room(struct swiotlb_throttle *t, long used)
 				clamp(t->high - used, 0L, t->max_room));
 }
 
+/* One who waits less; what it takes has been charged. */
+static void throttle_sub_waiting(struct swiotlb_throttle *t)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	/*
+	 * Pairs with the acquire in throttle_charge_fast(): who sees that nobody
+	 * waits any more also sees what was charged before.
+	 */
+	smp_store_release(&t->waiting, t->waiting - 1);
+}
+
 static void throttle_admit(struct swiotlb_throttle *t,
 			   struct throttle_waiter *w, bool serialized)
 {
@@ -367,11 +379,7 @@ static void throttle_admit(struct swiotlb_throttle *t,
 	throttle_charge(t, w);
 	throttle_leave(t, w);
 	throttle_note_wait(t, w->since);
-	/*
-	 * Pairs with the acquire in throttle_charge_fast(): who sees that nobody
-	 * waits any more also sees this charge.
-	 */
-	smp_store_release(&t->waiting, t->waiting - 1);
+	throttle_sub_waiting(t);
 	w->wait.func(&w->wait, TASK_NORMAL, 0, w);
 }
 
@@ -527,7 +535,7 @@ static bool throttle_charge_fast(struct swiotlb_throttle *t,
 	} else {
 		/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
 		smp_mb();
-		/* Pairs with the release there. */
+		/* Pairs with the release in throttle_sub_waiting(). */
 		fits = !smp_load_acquire(&t->waiting) && !READ_ONCE(t->near) &&
 			throttle_is_far(t, 0);
 	}
@@ -566,9 +574,7 @@ static void throttle_add_waiting(struct swiotlb_throttle *t)
 
 static void throttle_give_up(struct swiotlb_throttle *t, bool stalled)
 {
-	lockdep_assert_held(&t->wait.lock);
-
-	WRITE_ONCE(t->waiting, t->waiting - 1);
+	throttle_sub_waiting(t);
 	if (stalled)
 		t->timed_out++;
 	else
@@ -608,8 +614,8 @@ static void throttle_sleep(struct swiotlb_throttle *t,
 		/* It need not try again to wait: the map may fail now. */
 		w->attrs &= ~DMA_ATTR_MAY_BLOCK;
 		throttle_note_wait(t, w->since);
-		throttle_give_up(t, stalled);
 		throttle_charge(t, w);
+		throttle_give_up(t, stalled);
 		/* There may be a new head of the queue, one that fits. */
 		swiotlb_throttle_dispatch(t);
 	}
@@ -670,7 +676,7 @@ static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
 		swiotlb_throttle_dispatch(t);
 	if (!w.admitted && !may_block) {
 		throttle_leave(t, &w);
-		WRITE_ONCE(t->waiting, t->waiting - 1);
+		throttle_sub_waiting(t);
 		/* Nobody but those set aside has to be looked at for now. */
 		if (list_empty(&t->set_aside))
 			WRITE_ONCE(t->goal, LONG_MAX);
@@ -814,8 +820,8 @@ unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
 					 unsigned long *attrs)
 {
 	unsigned long admitted = DMA_ATTR_MAY_BLOCK;
+	unsigned int slots = 0, piece;
 	struct scatterlist *sg;
-	unsigned int slots = 0;
 	int i;
 
 	*attrs &= ~DMA_ATTR_MAY_BLOCK;
@@ -830,7 +836,11 @@ unsigned int __swiotlb_throttle_admit_sg(struct device *dev,
 	for_each_sg(sgl, sg, nents, i) {
 		if (is_pci_p2pdma_page(sg_page(sg)))
 			return 0;
-		slots += swiotlb_nr_slots(dev, sg_phys(sg), sg->length);
+		piece = swiotlb_nr_slots(dev, sg_phys(sg), sg->length);
+		/* No wait makes room for it, so the list is to fail at once. */
+		if (piece > IO_TLB_SEGSIZE)
+			return 0;
+		slots += piece;
 	}
 
 	swiotlb_throttle_admit(dev, slots, &admitted);
@@ -1086,7 +1096,7 @@ bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 	if (failed && !off)
 		throttle_give_up(t, retry->stalled);
 	else
-		WRITE_ONCE(t->waiting, t->waiting - 1);
+		throttle_sub_waiting(t);
 	throttle_drain_end(t, retry);
 	/* Perhaps it did not use all the room, or none. */
 	throttle_wake_retry(t);

@@ -58,7 +58,9 @@ MODULE_PARM_DESC(random_ops, "number of maps and unmaps of the random test");
 #define STRESS_DEVICES		2
 
 #define MAX_PIECES	4
-#define BUFFER_SIZE	(NSLABS << IO_TLB_SHIFT)
+/* One slot more than a mapping can have. */
+#define BUFFER_SIZE	((IO_TLB_SEGSIZE + 1) << IO_TLB_SHIFT)
+static_assert(NSLABS <= IO_TLB_SEGSIZE + 1);
 
 static const struct swiotlb_throttle_params default_params = {
 	.high		= 50,
@@ -1077,6 +1079,23 @@ static void larger_than_high(struct kunit *test)
 	expect_done(test, small);
 }
 
+/* No room is made for it by waiting, whether it is alone or in a list. */
+static void larger_than_a_mapping(struct kunit *test)
+{
+	struct test_pool *pool = new_pool(test, 4 * IO_TLB_SEGSIZE, 1, "dev");
+	struct request *r;
+
+	r = start_short_waiter(test, pool, IO_TLB_SEGSIZE + 1);
+	expect_failed(test, r);
+
+	r = new_request(test, pool, 1, DMA_ATTR_MAY_BLOCK);
+	r->type = LIST;
+	add_piece(r, IO_TLB_SEGSIZE + 1);
+	start_request(test, r);
+	assert_done(test, r, -EIO);
+	KUNIT_EXPECT_EQ(test, used_in(pool), 0);
+}
+
 static void stall_then_map_succeeds(struct kunit *test)
 {
 	struct test_pool *pool = default_pool(test);
@@ -2077,6 +2096,7 @@ static struct kunit_case throttle_test_cases[] = {
 	KUNIT_CASE(newcomer_does_not_pass),
 	KUNIT_CASE(one_wakeup_per_admission),
 	KUNIT_CASE(larger_than_high),
+	KUNIT_CASE(larger_than_a_mapping),
 	KUNIT_CASE(stall_then_map_succeeds),
 	KUNIT_CASE(stall_then_map_fails),
 	KUNIT_CASE_SLOW(steady_frees_are_no_stall),
