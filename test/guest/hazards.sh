@@ -185,12 +185,26 @@ group_timeout() {
 	scenario "the disk works as before" $seconds $raw --ioengine=io_uring $large $batch --rw=randread
 }
 stop_answering() {
+	local limit longest
+	# Who dispatches leaves after a second, or the wait of one request; and as much again for a busy machine.
+	limit=$(($(knob throttle_cap_ms) + 2000))
+	echo 'p:rig/awaits synchronize_srcu' >>$tracing/kprobe_events
+	echo 'r64:rig/awaited synchronize_srcu' >>$tracing/kprobe_events
 	sleep 2
+	echo >$tracing/trace
+	echo 1 >$tracing/events/rig/awaits/enable
+	echo 1 >$tracing/events/rig/awaited/enable
 	silence d0
-	# The driver's timeout, rounded up, and the wait of whoever dispatches: that of one request.
-	until_told aborting $((6000 + 1500 + $(knob throttle_cap_ms) + 1000))
-	until_told 'reset controller' 40000
+	until_told aborting
+	until_told 'reset controller'
+	echo 0 >$tracing/events/rig/awaits/enable
+	echo 0 >$tracing/events/rig/awaited/enable
 	speak d0
+	longest=$(awk '$5 == "awaits:" { since[$1] = $4 }
+		$5 == "awaited:" && $1 in since { ms = ($4 - since[$1]) * 1000; longest = ms > longest ? ms : longest }
+		END { print int(longest) }' $tracing/trace)
+	note="$note, dispatches awaited for $longest ms"
+	[ $longest -le $limit ] || why="$why; timeouts or a reset waited $longest ms for dispatches, more than $limit"
 }
 # Two seconds and more for a request, so that many reach the driver's timeout. Not for ever: QEMU stands still when a
 # queue is deleted, until its requests are done.
@@ -200,15 +214,12 @@ silence() {
 	host block_set_io_throttle $1 30000 0 0 0 0 0
 }
 speak() { host block_set_io_throttle $1 $((16 << 20)) 0 0 0 0 0; }
-# until_told WORDS MS: the kernel says so, at most MS after the disk fell silent.
 until_told() {
 	until dmesg | grep -q "$1"; do
-		[ $(($(now_ms) - silent_since)) -le 40000 ] || break
+		[ $(($(now_ms) - silent_since)) -le 40000 ] || { why="$why; no '$1' within 40 s"; break; }
 		usleep 100000
 	done
-	ms=$(($(now_ms) - silent_since))
-	[ $ms -le $2 ] || why="$why; no '$1' within $2 ms"
-	note="${note:+$note, }'$1' after $ms ms"
+	note="${note:+$note, }'$1' after $(($(now_ms) - silent_since)) ms"
 }
 
 # What happens to the whole machine.
