@@ -34,9 +34,7 @@ group_submit() {
 	for s in mq-deadline kyber bfq; do
 		set_to $queue/scheduler $s
 		request_kib=$max_kib read_back=yes
-		# BFQ gives each few of the tags.
-		if [ $s = bfq ]; then load=$large_verified; else load=$small_verified; fi
-		scenario "$s, verified" $seconds $raw --ioengine=io_uring $load $batch
+		scenario "$s, verified" $seconds $raw --ioengine=io_uring $large_verified $batch
 	done
 	set_to $queue/scheduler mq-deadline
 	request_kib=$max_kib
@@ -303,8 +301,7 @@ group_slow() {
 	else
 		ok "whoever waits is served in order # SKIP not asked for"
 	fi
-	# Each request of a list waits its turn, and a reset waits for who dispatches the list: a submitter, and when the first
-	# reset has returned what was in flight, the block layer's worker.
+	# Each request of a list waits its turn, and a reset waits for who dispatches the list.
 	step=reset_in_batch request_kib=64
 	scenario "batches to a slow disk, resets" 30 $raw --ioengine=psync --rw=randread --bs=64k --numjobs=200 --thread
 }
