@@ -58,9 +58,8 @@ MODULE_PARM_DESC(random_ops, "number of maps and unmaps of the random test");
 #define STRESS_DEVICES		2
 
 #define MAX_PIECES	4
-/* One slot more than a mapping can have. */
+/* One slot more than a mapping can have, which is as many as a pool has. */
 #define BUFFER_SIZE	((IO_TLB_SEGSIZE + 1) << IO_TLB_SHIFT)
-static_assert(NSLABS <= IO_TLB_SEGSIZE + 1);
 
 static const struct swiotlb_throttle_params default_params = {
 	.high		= 50,
