@@ -2,7 +2,7 @@
 
 # DISK=storvsc takes a disk of the SCSI driver of Hyper-V's guests, played by test/fake_vmbus, instead of NVMe's.
 # Letter O is D with throttling switched off, in the same boot and by turns with it: for one who has no time for A.
-# run_cells NAME LETTERS POOLS CELLS SECONDS [ROUNDS]: POOLS in KiB, CELLS are lines "RW BLOCKSIZE DEPTH".
+# run_cells NAME LETTERS POOLS CELLS SECONDS [ROUNDS]: POOLS in KiB, CELLS are lines "RW BLOCKSIZE DEPTH [HIGH [LOW]]".
 # One line of JSON for each load in $work/NAME.jsonl. The disk has DISK_MIB_S and DISK_IOPS, so that it and not the
 # emulated CPU is what there is too little of.
 run_cells() {
@@ -15,7 +15,7 @@ run_cells() {
 	mkdir -p "$work/$name"
 	if [[ $letters = *O* ]]; then
 		letters=${letters//O/}
-		cells=$(sed 's/.*/& off\n&/' <<<"$4")
+		cells=$(sed 's/.*/& 100\n&/' <<<"$4")
 	fi
 	printf '%s\n' "$cells" >"$work/$name/cells"
 	: >"$work/$name.jsonl"
@@ -41,7 +41,7 @@ run_cells() {
 					-f "$work/$name/cells" -f "$bench/guest/cells.sh" shared.sh cells.sh "$seconds" "${args[@]}"
 				join_fio "$results/$guest/share" | jq -c --arg letter "$letter" --argjson pool "$pool" --argjson round "$round" \
 					--arg kernel "$(kernel_of "$guest")" --arg load "$(cut -d' ' -f1 /proc/loadavg)" \
-					'{letter: (if .off == "off" then "O" else $letter end), pool_kib: $pool, round: $round} + . + {kernel: $kernel, load: $load}' >>"$work/$name.jsonl"
+					'{letter: (if .percent == 100 then "O" else $letter end), pool_kib: $pool, round: $round} + . + {kernel: $kernel, load: $load}' >>"$work/$name.jsonl"
 			done
 		done
 	done

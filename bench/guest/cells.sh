@@ -1,4 +1,4 @@
-# A fio load for each line "RW BLOCKSIZE DEPTH [off]" of the file cells, two jobs each; "off": without throttling.
+# A fio load for each line "RW BLOCKSIZE DEPTH [HIGH [LOW]]" of the file cells, two jobs each. Thresholds in percent; 100 is off.
 # usage: cells.sh SECONDS [storvsc MIB_S IOPS]        a line of JSON each in cells.jsonl; fio's own figures stay beside it
 . /test/lib.sh
 seconds=$1
@@ -24,15 +24,18 @@ busy_ticks() { awk '$1 == "cpu" { print $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
 
 n=0
 default_high=$(knob throttle_high)
-while read -r rw bs depth off; do
-	if [ "$off" ]; then knob throttle_high 100; else knob throttle_high "$default_high"; fi
+default_low=$(knob throttle_low)
+while read -r rw bs depth percent low; do
+	knob throttle_low 0
+	knob throttle_high "${percent:-$default_high}"
+	knob throttle_low "${low:-$default_low}"
 	if [ "$iops" ]; then
 		# That disk has one limit; the lower of both for this size.
 		kib_s=$((iops * ${bs%k}))
 		echo $((kib_s < mib_s * 1024 ? kib_s : mib_s * 1024)) >$fake/kib_s
 	fi
 	n=$((n + 1))
-	tell "cell $n: $rw $bs depth $depth $off"
+	tell "cell $n: $rw $bs depth $depth${percent:+, high $percent}${low:+, low $low}"
 	measure_start
 	wakeups=$(stat throttle_wakeups)
 	switches=$(context_switches)
@@ -44,7 +47,7 @@ while read -r rw bs depth off; do
 	switches=$(($(context_switches) - switches))
 	measure_end
 	cat >>$results/cells.jsonl <<-JSON
-	{"cell":$n,"off":"$off","rw":"$rw","bs":"$bs","depth":$depth,"failed":$failed_maps,"maps":$maps,"missed":$missed,"hiwater":$used_hiwater,"high":$high,"slots":$(stat io_tlb_nslabs),"throttled":$throttled,"serialized":$serialized,"timed_out":$timed_out,"capped":$capped,"wakeups":$(($(stat throttle_wakeups) - wakeups)),"longest_ms":$longest_wait_ms,"switches":$switches,"busy_ticks":$busy}
+	{"cell":$n,"percent":${percent:-null},"percent_low":${low:-null},"rw":"$rw","bs":"$bs","depth":$depth,"failed":$failed_maps,"maps":$maps,"missed":$missed,"hiwater":$used_hiwater,"high":$high,"slots":$(stat io_tlb_nslabs),"throttled":$throttled,"serialized":$serialized,"timed_out":$timed_out,"capped":$capped,"wakeups":$(($(stat throttle_wakeups) - wakeups)),"longest_ms":$longest_wait_ms,"switches":$switches,"busy_ticks":$busy}
 	JSON
 done <$results/cells
 ok "all cells have run" "$n"
