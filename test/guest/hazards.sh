@@ -175,6 +175,10 @@ remove_silent() {
 # A disk that stops until the driver's timeout, nvme_core.io_timeout, resets it.
 group_timeout() {
 	plan 3
+	{
+		echo 'p:rig/awaits synchronize_srcu'
+		echo 'r64:rig/awaited synchronize_srcu'
+	} >>$tracing/kprobe_events
 	step=stop_answering stalls=yes request_kib=$max_kib read_back=yes
 	scenario "a disk that does not answer is reset, verified" $((seconds + 40)) $raw --ioengine=io_uring $large_verified $batch
 	step=stop_answering stalls=yes request_kib=8
@@ -187,23 +191,23 @@ stop_answering() {
 	local limit longest
 	# Who dispatches leaves after a second, or the wait of one request; and as much again for a busy machine.
 	limit=$(($(knob throttle_cap_ms) + 2000))
-	echo 'p:rig/awaits synchronize_srcu' >>$tracing/kprobe_events
-	echo 'r64:rig/awaited synchronize_srcu' >>$tracing/kprobe_events
 	sleep 2
 	echo >$tracing/trace
-	echo 1 >$tracing/events/rig/awaits/enable
-	echo 1 >$tracing/events/rig/awaited/enable
+	trace_awaits 1
 	silence d0
 	until_told aborting
 	until_told 'reset controller'
-	echo 0 >$tracing/events/rig/awaits/enable
-	echo 0 >$tracing/events/rig/awaited/enable
+	trace_awaits 0
 	speak d0
 	longest=$(awk '$5 == "awaits:" { since[$1] = $4 }
 		$5 == "awaited:" && $1 in since { ms = ($4 - since[$1]) * 1000; longest = ms > longest ? ms : longest }
 		END { print int(longest) }' $tracing/trace)
 	note="$note, dispatches awaited for $longest ms"
 	[ $longest -le $limit ] || why="$why; timeouts or a reset waited $longest ms for dispatches, more than $limit"
+}
+trace_awaits() {
+	set_to $tracing/events/rig/awaits/enable $1
+	set_to $tracing/events/rig/awaited/enable $1
 }
 # Two seconds and more for a request, so that many reach the driver's timeout. Not for ever: QEMU stands still when a
 # queue is deleted, until its requests are done.
