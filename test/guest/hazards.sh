@@ -81,21 +81,22 @@ make_ext4() { /bin/mke2fs -q -t ext4 -F $disk >/dev/null; }
 group_metadata() {
 	local separate inline
 	plan 6
-	separate=/dev/$(nvme_disk 1) && inline=/dev/$(nvme_disk 2) || exit 1
+	separate="$(with_metadata 1)" && inline=/dev/$(nvme_disk 2) || exit 1
 	load="--direct=1 --ioengine=io_uring $batch"
 	request_kib=8
-	scenario "metadata, small batches" $seconds --filename=$separate $load $small --rw=randread
+	scenario "metadata, small batches" $seconds $separate $load $small --rw=randread
 	request_kib=8 read_back=yes
-	scenario "metadata, verified" $seconds --filename=$separate $load $small_verified
+	scenario "metadata, verified" $seconds $separate $load $small_verified
 	request_kib=$max_kib read_back=yes
-	scenario "metadata, large and verified" $seconds --filename=$separate $load $large_verified
+	scenario "metadata, large and verified" $seconds $separate $load $large_verified
 	request_kib=$max_kib read_back=yes
 	scenario "metadata inline, verified" $seconds --filename=$inline $load $large_verified
 	# Not throttled, maps of data and of metadata fail: all of them are tried again. Each takes one slot, even or odd: if the
 	# data took pairs, there would always be one for the metadata.
 	knob throttle_high 100
+	host block_set_io_throttle d1 0 0 0 500 0 0
 	stalls=yes waits=perhaps
-	scenario "metadata that cannot be mapped is tried again" $((seconds * 2)) --filename=$separate --direct=1 --ioengine=io_uring \
+	scenario "metadata that cannot be mapped is tried again" $((seconds * 2)) $separate --direct=1 --ioengine=io_uring \
 		--bs=2k --iodepth=512 --numjobs=4 --rw=randread
 	if ! asked_for "metadata that cannot be mapped is tried again"; then
 		ok "maps did fail # SKIP not asked for"

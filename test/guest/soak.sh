@@ -70,8 +70,8 @@ while [ $(($(now_ms) - start)) -lt $(($2 * 1000)) ]; do
 	round=$((round + 1))
 	why='' did='' fails=''
 	first_seed=$seed
-	meta=/dev/$(nvme_disk 1)
-	choose "$raw" "$raw" "--filename=$meta --direct=1"
+	meta=$(with_metadata 1)
+	choose "$raw" "$raw" "$meta --direct=1"
 	target=$chosen
 	choose "$small $batch" "$large $batch" "$large" "--bs=128k --iodepth=32 --numjobs=3" "--bs=4k --iodepth=128 --numjobs=4"
 	load=$chosen
@@ -103,7 +103,7 @@ while [ $(($(now_ms) - start)) -lt $(($2 * 1000)) ]; do
 	fio_end soak 90 || why="$why; hang"
 	measure_end
 	untune
-	if [ "$fails" ]; then disk_back; elif [ "$errors" != 0 ]; then why="$why; $errors fio errors"; fi
+	if [ "$fails" ]; then disk_back; elif [ "$errors" != 0 ]; then why="$why; $errors fio errors ($fio_said)"; fi
 	[ -z "$hold" ] || hold_end
 	set_to $queue/scheduler none
 	settled || why="$why; $(stat io_tlb_used) slots in use and $(stat throttle_charged) charged after it"
