@@ -3,7 +3,7 @@
 # DISK=storvsc takes a disk of the SCSI driver of Hyper-V's guests, played by test/fake_vmbus, instead of NVMe's.
 # Letter O is D with throttling switched off, in the same boot and by turns with it: for one who has no time for A.
 # run_cells NAME LETTERS POOLS CELLS SECONDS [ROUNDS]: POOLS in KiB, CELLS are lines "RW BLOCKSIZE DEPTH [HIGH [LOW]]".
-# One line of JSON for each load in $work/NAME.jsonl. The disk has DISK_MIB_S and DISK_IOPS, so that it and not the
+# One line of JSON for each load in $work/NAME.jsonl, and publish, the caller's, after each boot. The disk has DISK_MIB_S and DISK_IOPS, so that it and not the
 # emulated CPU is what there is too little of.
 run_cells() {
 	local name=$1 letters=$2 pools=$3 seconds=$5 rounds=${6:-1} letter pool round guest n=0 all
@@ -42,6 +42,7 @@ run_cells() {
 				join_fio "$results/$guest/share" | jq -c --arg letter "$letter" --argjson pool "$pool" --argjson round "$round" \
 					--arg kernel "$(kernel_of "$guest")" --arg load "$(cut -d' ' -f1 /proc/loadavg)" \
 					'{letter: (if .percent == 100 then "O" else $letter end), pool_kib: $pool, round: $round} + . + {kernel: $kernel, load: $load}' >>"$work/$name.jsonl"
+				publish
 			done
 		done
 	done
@@ -57,10 +58,10 @@ join_fio() {
 			([$d[].total_ios] | add // 0) as $ios |
 			$counted + {ios: $ios,
 			 mib_s: (([$d[].io_bytes] | add // 0) / ([$d[].runtime, 1] | max) * 1000 / 1048576 * 100 | round / 100),
-			 p50_us: ([$d[].clat_ns.percentile["50.000000"] // 0] | max // 0 | . / 1000 | round),
-			 p99_us: ([$d[].clat_ns.percentile["99.000000"] // 0] | max // 0 | . / 1000 | round),
-			 p999_us: ([$d[].clat_ns.percentile["99.900000"] // 0] | max // 0 | . / 1000 | round),
-			 max_us: ([$d[].clat_ns.max // 0] | max // 0 | . / 1000 | round),
+			 p50_us: ([$d[].lat_ns.percentile["50.000000"] // 0] | max // 0 | . / 1000 | round),
+			 p99_us: ([$d[].lat_ns.percentile["99.000000"] // 0] | max // 0 | . / 1000 | round),
+			 p999_us: ([$d[].lat_ns.percentile["99.900000"] // 0] | max // 0 | . / 1000 | round),
+			 max_us: ([$d[].lat_ns.max // 0] | max // 0 | . / 1000 | round),
 			 errors: ([.jobs[] | (.total_err // 0) + (if .error != 0 then 1 else 0 end)] | add),
 			 switches_per_io: ($counted.switches / ([$ios, 1] | max) * 1000 | round / 1000),
 			 cpu_us_per_io: ($counted.busy_ticks * 10000 / ([$ios, 1] | max) | round)}'

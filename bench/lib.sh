@@ -52,12 +52,18 @@ vmlinux_of() {
 	vmlinux=${built[$k]}
 }
 
-# boot NAME ARGS...: a guest; BENCH_LOCK is a file that several runs on one machine agree to lock meanwhile.
+# boot NAME ARGS...: a guest, up to three times; one that a stall of the machine spoils is no reason to lose all the others.
+# BENCH_LOCK is a file that several runs on one machine agree to lock meanwhile.
 boot() {
-	local name=$1
+	local name=$1 try why
 	shift
-	${BENCH_LOCK:+flock "$BENCH_LOCK"} "$TOP/tools/guest" -n "$name" "$@" >"$results/$name.tap" ||
-		die "the guest of '$name' failed: $(grep -m1 '^not ok' "$results/$name.tap")" "see $results/$name/console.log"
+	for try in 1 2 3; do
+		! ${BENCH_LOCK:+flock "$BENCH_LOCK"} "$TOP/tools/guest" -n "$name" "$@" >"$results/$name.tap" || return 0
+		why=$(grep -m1 '^not ok' "$results/$name.tap" || true)
+		cp "$results/$name/console.log" "$results/$name/console.$try.log" 2>/dev/null || true
+		say "the guest of '$name' failed (try $try of 3): $why"
+	done
+	die "the guest of '$name' failed three times: $why" "see $results/$name/console.1.log"
 }
 
 kernel_of() { tr -d '\r' <"$results/$1/console.log" | sed -n 's/.*Linux version \([^ ]*\).*/\1/p' | head -n 1; }
@@ -65,7 +71,7 @@ kernel_of() { tr -d '\r' <"$results/$1/console.log" | sed -n 's/.*Linux version 
 # about COMMAND: where and when, as JSON. The load tells whether the machine did something else.
 about() {
 	local v set=''
-	for v in DISK QUICK LETTERS POOLS SIZES DEPTHS WAYS LOADS POOL_KIB PACKETS_PER_MS ROUNDS IOS SECONDS_EACH DISK_MIB_S DISK_IOPS; do
+	for v in DISK QUICK LETTERS POOLS SIZES DEPTHS WAYS LOADS POOL_KIB PACKETS_PER_MS ROUNDS IOS SECONDS_EACH DISK_MIB_S DISK_IOPS GUEST_ARGS; do
 		[ -z "${!v:-}" ] || set+="$v='$(tr '\n' ',' <<<"${!v}" | sed 's/,$//')' "
 	done
 	jq -n --arg command "$set$1" --arg date "$(date -u +%FT%TZ)" \
@@ -73,7 +79,7 @@ about() {
 		--arg cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" --arg cpus "$(nproc)" \
 		--arg load "$(cut -d' ' -f1-3 /proc/loadavg)" \
 		--arg gcc "$(gcc --version | sed -n '1s/^[^)]*) //p')" \
-		--arg series "$([ -n "${VMLINUX:-}" ] && echo 'of a kernel given by VMLINUX=' || cut -c1-12 "$work/commit" 2>/dev/null || true)" '{
+		--arg series "$([ -n "${VMLINUX:-}" ] && echo 'of a kernel given by VMLINUX=' || git -C "$TOP" describe --always --exclude='*' --dirty 2>/dev/null || echo unknown)" '{
 		command: $command, date: $date, series_commit: $series,
 		machine: "QEMU \($qemu), TCG, on \($cpus) CPUs (\($cpu)), gcc \($gcc)", load: $load}'
 }

@@ -42,10 +42,12 @@ for round in $(seq "$rounds"); do
 				throttled0=$(stat throttle_throttled)
 				mark "$round $mode ${load% *} ${load#* } $n begin"
 				switches=$(context_switches)
-				run_fio blocking 300 --filename=$disk --direct=1 --rw=randread --bs=4k --ioengine=${load% *} \
-					--iodepth=${load#* } --size=256m --io_size=$((n * 4))k --norandommap || { not_ok "fio hangs"; finish; }
+				# In the foreground: whoever looks whether it has ended is counted, too.
+				timeout 300 fio --name=blocking --output=$results/blocking.fio.json --output-format=json --eta=never --filename=$disk --direct=1 --rw=randread --bs=4k --ioengine=${load% *} \
+					--iodepth=${load#* } --size=256m --io_size=$((n * 4))k --norandommap || { not_ok "fio fails or hangs"; finish; }
 				switches=$(($(context_switches) - switches))
 				mark "$round $mode ${load% *} ${load#* } $n end"
+				eval "$(sed -n '/^{/,$p' $results/blocking.fio.json | jq -r '"reads=\(.jobs[0].read.total_ios) errors=\(.jobs[0].error)"')"
 				echo "{\"round\":$round,\"mode\":$mode,\"engine\":\"${load% *}\",\"depth\":${load#* },\"asked\":$n,\"ios\":$reads,\"switches\":$switches,\"errors\":$errors,\"throttled\":$(($(stat throttle_throttled) - throttled0)),\"flags\":\"$(flags_of $disk)\"}" >>$results/blocking.jsonl
 			done
 		done

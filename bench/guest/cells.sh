@@ -41,7 +41,8 @@ while read -r rw bs depth percent low; do
 	switches=$(context_switches)
 	busy=$(busy_ticks)
 	fio_start cell$n --group_reporting --filename=$disk --ioengine=io_uring --direct=1 --rw=$rw --bs=$bs \
-		--iodepth=$depth --numjobs=2 --time_based --runtime=$seconds --norandommap
+		--iodepth=$depth --numjobs=2 --time_based --runtime=$seconds --norandommap --lat_percentiles=1
+	sleep $seconds
 	await $((seconds + 60)) $fio fio || { not_ok "$rw $bs depth $depth" "hang"; finish; }
 	busy=$(($(busy_ticks) - busy))
 	switches=$(($(context_switches) - switches))
