@@ -33,7 +33,7 @@ for round in $(seq "$rounds"); do
 		rx0=$(($(count_of eth0 rx_dropped) + $(count_of eth1 rx_dropped)))
 		mib_s=0 p99_us=0
 		[ $storage = no ] || fio_start network$round --group_reporting --filename=$disk --ioengine=io_uring --direct=1 \
-			--rw=randread --bs=128k --iodepth=64 --numjobs=2 --time_based --runtime=$((seconds + 4))
+			--rw=randread --bs=128k --iodepth=256 --numjobs=2 --time_based --runtime=$((seconds + 4))
 		$results/flood eth0 eth1 "$rate" 1400 "$seconds" >/tmp/a &
 		a=$!
 		$results/flood eth1 eth0 "$rate" 1400 "$seconds" >/tmp/b &
