@@ -3,8 +3,9 @@
 # DISK=storvsc takes a disk of the SCSI driver of Hyper-V's guests, played by test/fake_vmbus, instead of NVMe's.
 # Letter O is D with throttling switched off, in the same boot and by turns with it: for one who has no time for A.
 # run_cells NAME LETTERS POOLS CELLS SECONDS [ROUNDS]: POOLS in KiB, CELLS are lines "RW BLOCKSIZE DEPTH [HIGH [LOW]]".
-# One line of JSON for each load in $work/NAME.jsonl, and publish, the caller's, after each boot. The disk has DISK_MIB_S and DISK_IOPS, so that it and not the
-# emulated CPU is what there is too little of.
+# One line of JSON for each load in $work/NAME.jsonl; bench-NAME.json is written after each boot, with the fields that the filter
+# $summary adds, if the caller sets it. The disk has DISK_MIB_S and DISK_IOPS, so that it and not the emulated CPU is what there
+# is too little of.
 run_cells() {
 	local name=$1 letters=$2 pools=$3 seconds=$5 rounds=${6:-1} letter pool round guest n=0 all
 	local cells=$4 mib_s=${DISK_MIB_S:-100} iops=${DISK_IOPS:-2000} args disk out
@@ -42,7 +43,8 @@ run_cells() {
 				join_fio "$results/$guest/share" | jq -c --arg letter "$letter" --argjson pool "$pool" --argjson round "$round" \
 					--arg kernel "$(kernel_of "$guest")" --arg load "$(cut -d' ' -f1 /proc/loadavg)" \
 					'{letter: (if .percent == 100 then "O" else $letter end), pool_kib: $pool, round: $round} + . + {kernel: $kernel, load: $load}' >>"$work/$name.jsonl"
-				publish
+				jq -s --argjson about "$(about "bench/${0##*/}")" --arg disk "$mib_s MiB/s, $iops IOPS" \
+					"{about: \$about, disk: \$disk, rows: .} + (${summary:-null})" "$work/$name.jsonl" >"$results/bench-$name.json"
 			done
 		done
 	done

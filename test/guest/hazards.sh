@@ -48,7 +48,7 @@ group_submit() {
 	hold 1500 || { not_ok "polled beside a pool held by others" "nobody holds it"; finish; }
 	step=submit_polled request_kib=64 overfull=yes
 	scenario "polled beside a pool held by others" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=24 --thread --rw=randread
-	# At least a third of what each of the 24 got, who waited for each of theirs. A busy machine has brought it to seven tenths.
+	# At least a third of what each of the 24 got, who waited for each of theirs. It has been as little as seven tenths.
 	if ! asked_for "polled beside a pool held by others"; then
 		ok "polled requests get their turn # SKIP not asked for"
 	elif [ $((polled_reads * 72)) -ge $throttled ]; then
