@@ -40,6 +40,7 @@ static void set_fraction(void)
 		return;
 	pool_throttle->batch = max(1L, (long)pool_mem.nslabs / (fraction * cpus));
 	pool_throttle->slack = (long)pool_throttle->batch * cpus;
+	pool_throttle->far = THROTTLE_CLOSED;
 }
 
 static void charge(long n, unsigned int cpu)

@@ -152,7 +152,7 @@ measure_start() {
 	timed_out0=$(stat throttle_timed_out)
 	capped0=$(stat throttle_capped)
 	echo 0 >$tlb/io_tlb_used_hiwater
-	[ ! -e $tlb/throttle_longest_wait_ms ] || echo 0 >$tlb/throttle_longest_wait_ms
+	[ ! -e $tlb/throttle_longest_wait_reset ] || echo 0 >$tlb/throttle_longest_wait_reset
 	probe_reset
 }
 

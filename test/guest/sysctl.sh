@@ -2,7 +2,7 @@
 . /test/lib.sh
 
 throttling || { tell "this kernel has no swiotlb throttling"; exit 1; }
-plan 6
+plan 8
 
 all() { (cd $knobs && grep . throttle_*) | tr '\n' ' '; }
 before=$(all)
@@ -42,4 +42,36 @@ case $flags in
 *BLOCKING*) ok "the I/O queue of a disk that bounces may block" "$flags" ;;
 *) not_ok "the I/O queue of a disk that bounces may block" "$flags" ;;
 esac
+
+# A kernel that is locked down lets nobody open a file of debugfs that is for anybody to write.
+files=$(cd $tlb && ls | grep -c '^throttle_')
+others=$(cd $tlb && find . -name 'throttle_*' ! -perm 400)
+if [ "$files" -gt 5 ] && [ "$others" = ./throttle_longest_wait_reset ]; then
+	ok "what is told can be read under lockdown" "$files files, to write only: $others"
+else
+	not_ok "what is told can be read under lockdown" "$files files, not to read only: $(echo $others)"
+fi
+
+# Each wait has its two events, and the times agree with the longest that is told.
+waits=$tracing/instances/waits
+mkdir $waits
+echo 8192 >$waits/buffer_size_kb
+measure_start
+echo 1 >$waits/events/swiotlb/enable
+run_fio traced 60 --filename=/dev/$(nvme_disk 0) --direct=1 --ioengine=libaio --rw=randread --bs=128k --iodepth=64 \
+	--time_based --runtime=3
+echo 0 >$waits/events/swiotlb/enable
+measure_end
+cp $waits/trace $results/trace
+begun=$(grep -c 'swiotlb_throttle_begin: dev_name: .* slots=64 waiting=[1-9]' $results/trace)
+ended=$(grep -c 'swiotlb_throttle_end: dev_name: .* slots=64 waited=[0-9]* ns \(admitted\|serialized\)$' $results/trace)
+longest=$(sed -n 's/.*waited=\([0-9]*\) ns.*/\1/p' $results/trace | sort -n | tail -n 1)
+longest=$(((${longest:-0} + 999999) / 1000000))
+figures="$throttled waits, $begun begun and $ended ended in the trace, the longest $longest and $longest_wait_ms ms"
+# The end is traced when the task runs again, the wait has ended a little before.
+if [ "$throttled" -gt 0 ] && [ "$begun $ended" = "$throttled $throttled" ] && [ $longest -ge $longest_wait_ms ]; then
+	ok "each wait is traced" "$figures"
+else
+	not_ok "each wait is traced" "$figures"
+fi
 finish

@@ -371,7 +371,7 @@ inline admit_waiter(cpu)
 	:: else -> c = 0; break
 	od;
 #ifndef FAULT_WAITING_EARLY
-	drain(cpu);		/* smp_store_release(&t->waiting) */
+	drain(cpu);		/* smp_store_release(&t->far), a little later */
 #endif
 	nwait--;
 	assert(!admitted[w]);
@@ -545,7 +545,7 @@ inline throttle_charge_fast(req, cpu)
 				fi
 			}
 #else
-			/* Whether a waiter is seen; the loads are in this order: smp_load_acquire(). */
+			/* Whether @far is closed; the loads are in this order: smp_load_acquire(). */
 			atomic {
 #ifndef FAULT_NO_BARRIER_FAST
 				smp_mb(cpu);

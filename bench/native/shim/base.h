@@ -33,6 +33,10 @@ typedef unsigned int gfp_t;
 #define BIT(n) (1UL << (n))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+#define noinline __attribute__((__noinline__))
+#define BUILD_BUG_ON(condition) do { if (condition) __builtin_trap(); } while (0)
+#undef __always_inline
+#define __always_inline inline __attribute__((__always_inline__))
 #undef abs
 #define abs(x) __builtin_llabs(x)
 #define min(a, b) ({ __auto_type _a = (a); __auto_type _b = (b); _a < _b ? _a : _b; })
@@ -44,6 +48,8 @@ typedef unsigned int gfp_t;
 #define mult_frac(x, n, d) ({ __auto_type _x = (x); _x / (d) * (n) + _x % (d) * (n) / (d); })
 #define ALIGN(x, a) (((x) + (a) - 1) / (a) * (a))
 #define ilog2(n) (63 - __builtin_clzl(n))
+#define trace_swiotlb_throttle_begin(dev, slots, waiting) ((void)(dev))
+#define trace_swiotlb_throttle_end(dev, slots, since, outcome) ((void)(outcome))
 /* As in linux/hash.h. */
 #define hash_ptr(p, bits) ((u32)((u64)(p) * 0x61C8864680B583EBull >> (64 - (bits))))
 #define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))

@@ -67,6 +67,7 @@
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
 #include <kunit/visibility.h>
+#include <trace/events/swiotlb.h>
 
 #include "swiotlb_throttle.h"
 
@@ -133,11 +134,6 @@ static void throttle_note_wait(struct swiotlb_throttle *t, ktime_t since)
 	lockdep_assert_held(&t->wait.lock);
 
 	WRITE_ONCE(t->longest_wait, max(t->longest_wait, waited));
-}
-
-static void throttle_add(struct swiotlb_throttle *t, long slots)
-{
-	percpu_counter_add_batch(&t->used, slots, READ_ONCE(t->batch));
 }
 
 #define THROTTLE_NO_GOAL	LONG_MIN
@@ -324,13 +320,6 @@ static void throttle_charge(struct swiotlb_throttle *t,
 	}
 }
 
-/* Does the central count tell that @slots more are within the threshold? */
-static bool throttle_is_far(struct swiotlb_throttle *t, unsigned int slots)
-{
-	return percpu_counter_read_positive(&t->used) + READ_ONCE(t->slack) +
-		slots <= READ_ONCE(t->high);
-}
-
 /*
  * What never waits may have come since the room was left; as far as the central
  * count tells, so that it is not used after the threshold has been passed.
@@ -347,11 +336,36 @@ static void throttle_leave_room(struct swiotlb_throttle *t, long used)
 {
 	lockdep_assert_held(&t->wait.lock);
 
-	if (throttle_is_far(t, t->max_room))
-		WRITE_ONCE(t->near, false);
-	else
+	if (percpu_counter_read_positive(&t->used) + t->max_room >
+	    t->high - t->slack) {
 		atomic_long_set(&t->room,
 				clamp(t->high - used, 0L, t->max_room));
+		return;
+	}
+	/*
+	 * Pairs with the acquire in throttle_charge_fast(): who sees it also
+	 * sees what was charged for those who waited.
+	 */
+	smp_store_release(&t->far, t->high - t->slack);
+}
+
+/* From now on every admission is to be decided about. */
+static void throttle_close(struct swiotlb_throttle *t)
+{
+	WRITE_ONCE(t->far, THROTTLE_CLOSED);
+	atomic_long_set(&t->room, 0);
+}
+
+/* Somebody is about to wait; the first one starts the clock of a stall. */
+static void throttle_add_waiting(struct swiotlb_throttle *t)
+{
+	lockdep_assert_held(&t->wait.lock);
+
+	if (!t->waiting) {
+		WRITE_ONCE(t->last_freed, jiffies);
+		throttle_close(t);
+	}
+	WRITE_ONCE(t->waiting, t->waiting + 1);
 }
 
 /* One who waits less; what it takes has been charged. */
@@ -359,11 +373,7 @@ static void throttle_sub_waiting(struct swiotlb_throttle *t)
 {
 	lockdep_assert_held(&t->wait.lock);
 
-	/*
-	 * Pairs with the acquire in throttle_charge_fast(): who sees that nobody
-	 * waits any more also sees what was charged before.
-	 */
-	smp_store_release(&t->waiting, t->waiting - 1);
+	WRITE_ONCE(t->waiting, t->waiting - 1);
 }
 
 static void throttle_admit(struct swiotlb_throttle *t,
@@ -386,12 +396,12 @@ static void throttle_admit(struct swiotlb_throttle *t,
 /*
  * Admit from the head of the queue whoever fits, and say when to look again.
  *
- * No MAY_BLOCK request is admitted elsewhere meanwhile: @waiting is not 0, or
- * @near is set and no room left, and throttle_charge_fast() takes its charge back
- * when it sees that.  So one sum serves all, and none is needed while the most
- * that the central count allows for fits.  It is no snapshot: a map that cannot
- * wait, and whose unmap on another CPU is seen when it is not, makes it too small
- * by the slots of that map.  Those that can wait are exact among themselves.
+ * No MAY_BLOCK request is admitted elsewhere meanwhile: @far is closed and no room
+ * is left, and who sees that only after its charge takes it back.  So one sum
+ * serves all, and none is needed while the most that the central count allows for
+ * fits.  It is no snapshot: a map that cannot wait, and whose unmap on another CPU
+ * is seen when it is not, makes it too small by the slots of that map.  Those that
+ * can wait are exact among themselves.
  */
 static void swiotlb_throttle_dispatch(struct swiotlb_throttle *t)
 {
@@ -407,16 +417,14 @@ static void swiotlb_throttle_dispatch(struct swiotlb_throttle *t)
 	}
 
 	throttle_expire_shares(t);
-	WRITE_ONCE(t->near, true);
-	atomic_long_set(&t->room, 0);
 again:
 	/* A slot freed from here on counts towards the goal. */
 	freed = atomic_long_read(&t->freed);
 	/*
 	 * Pairs with the barriers in throttle_charge_fast() and
-	 * throttle_sub(): whoever does not see @waiting set is seen by the sum,
-	 * and in what the devices hold.  It also keeps both behind the read of
-	 * @freed.
+	 * throttle_sub(): whoever finds @far open, or nobody waiting, is seen by
+	 * the sum, and in what the devices hold.  It also keeps both behind the
+	 * read of @freed.
 	 */
 	smp_mb();
 	used = percpu_counter_read_positive(&t->used) + t->slack;
@@ -493,60 +501,66 @@ static void throttle_note_freed(struct swiotlb_throttle *t, unsigned int slots,
 	spin_unlock_irqrestore(&t->wait.lock, flags);
 }
 
-/* Returns whether somebody waits, who then has to be told. */
-static bool throttle_sub(struct swiotlb_throttle *t, long slots)
+/* Undo a charge that does not fit, with preemption disabled since it was made. */
+static noinline void throttle_take_back(struct swiotlb_throttle *t,
+					unsigned int slots)
 {
-	throttle_add(t, -slots);
+	bool waiting = throttle_sub(t, slots);
+
+	preempt_enable();
+	/* A sum may have seen it, and a waiter been kept waiting for it. */
+	if (waiting)
+		throttle_note_freed(t, slots, false);
+}
+
+/* Near the threshold all are confined to the room that was left for them. */
+static noinline bool throttle_charge_room(struct swiotlb_throttle *t,
+					  unsigned int slots)
+{
+	if (READ_ONCE(t->waiting) || !throttle_has_room(t, slots))
+		return false;
+
+	preempt_disable();
+	throttle_add(t, slots);
 	/*
-	 * Either the sum in swiotlb_throttle_dispatch() sees the slots gone or
-	 * we see that somebody waits.
+	 * Fully ordered: whoever calls the room off sees in the sum what was
+	 * taken from it.
 	 */
-	smp_mb();
-	return unlikely(READ_ONCE(t->waiting));
+	if (atomic_long_sub_return(slots, &t->room) < 0) {
+		throttle_take_back(t, slots);
+		return false;
+	}
+	preempt_enable();
+	return true;
 }
 
 /*
  * The admission of a request that nobody has to decide about.  Far from the
- * threshold, whoever adds first and
- * then finds the central count plus @slack within the threshold knows that the
- * sum is, whatever others add at the same time: they add before they look, too.
- * Near it, all are confined to the room that was left for them.
+ * threshold, whoever adds first and then finds the central count within @far knows
+ * that the sum is within the threshold, whatever others add at the same time: they
+ * add before they look, too.
  */
-static bool throttle_charge_fast(struct swiotlb_throttle *t,
-				 unsigned int slots)
+static __always_inline bool throttle_charge_fast(struct swiotlb_throttle *t,
+						 unsigned int slots)
 {
-	bool near, fits, waiting = false;
+	long far = READ_ONCE(t->far);
 
-	if (READ_ONCE(t->waiting))
-		return false;
-	near = READ_ONCE(t->near);
-	if (near ? !throttle_has_room(t, slots) : !throttle_is_far(t, slots))
-		return false;
+	if (unlikely(percpu_counter_read_positive(&t->used) + slots > far))
+		return throttle_charge_room(t, slots);
 
 	/* Taken back on another CPU, a sum could miss the one, see the other. */
 	preempt_disable();
 	throttle_add(t, slots);
-	if (near) {
-		/*
-		 * Fully ordered: whoever calls the room off sees in the sum what
-		 * was taken from it.
-		 */
-		fits = atomic_long_sub_return(slots, &t->room) >= 0;
-	} else {
-		/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
-		smp_mb();
-		/* Pairs with the release in throttle_sub_waiting(). */
-		fits = !smp_load_acquire(&t->waiting) && !READ_ONCE(t->near) &&
-			throttle_is_far(t, 0);
+	/* Pairs with the barrier in swiotlb_throttle_dispatch(). */
+	smp_mb();
+	/* Pairs with the release in throttle_leave_room(). */
+	far = smp_load_acquire(&t->far);
+	if (unlikely(percpu_counter_read_positive(&t->used) > far)) {
+		throttle_take_back(t, slots);
+		return false;
 	}
-	if (!fits)
-		waiting = throttle_sub(t, slots);
 	preempt_enable();
-
-	/* A sum may have seen it, and a waiter been kept waiting for it. */
-	if (waiting)
-		throttle_note_freed(t, slots, false);
-	return fits;
+	return true;
 }
 
 /* Jiffies until a wait that began at @start is to end; 0 or less: now. */
@@ -562,16 +576,6 @@ static long throttle_time_left(struct swiotlb_throttle *t,
 	return min(stall, cap);
 }
 
-/* Somebody is about to wait; the first one starts the clock of a stall. */
-static void throttle_add_waiting(struct swiotlb_throttle *t)
-{
-	lockdep_assert_held(&t->wait.lock);
-
-	if (!t->waiting)
-		WRITE_ONCE(t->last_freed, jiffies);
-	WRITE_ONCE(t->waiting, t->waiting + 1);
-}
-
 static void throttle_give_up(struct swiotlb_throttle *t, bool stalled)
 {
 	throttle_sub_waiting(t);
@@ -581,17 +585,46 @@ static void throttle_give_up(struct swiotlb_throttle *t, bool stalled)
 		t->capped++;
 }
 
+/* A wait that takes longer is worth more memory, where a pool can grow; 20 ms. */
+#define THROTTLE_GROW_AFTER	(HZ / 50 + 1)
+/* For those who still wait then it grows again. */
+#define THROTTLE_GROW_PAUSE	(HZ / 10)
+
+/* Returns when to call it again, in jiffies. */
+static unsigned long throttle_grow(struct swiotlb_throttle *t)
+{
+	unsigned long again;
+
+	spin_lock_irq(&t->wait.lock);
+	if (time_after_eq(jiffies, t->grow_again)) {
+		t->grow_again = jiffies + THROTTLE_GROW_PAUSE;
+		swiotlb_throttle_grow(t->mem);
+	}
+	again = t->grow_again;
+	spin_unlock_irq(&t->wait.lock);
+	return again;
+}
+
+static const char *throttle_outcome(struct throttle_waiter *w, bool stalled)
+{
+	if (w->admitted)
+		return w->attrs & __DMA_ATTR_SERIALIZED ? "serialized" : "admitted";
+	return stalled ? "timed out" : "capped";
+}
+
 /*
  * Sleep until @w is admitted, or until it goes ahead unasked because its time
  * is up.
  */
-static void throttle_sleep(struct swiotlb_throttle *t,
+static void throttle_sleep(struct swiotlb_throttle *t, struct device *dev,
 			   struct throttle_waiter *w)
 {
 	struct swiotlb_throttle_params *params = &swiotlb_throttle_params;
+	bool grow = swiotlb_throttle_can_grow(t->mem);
 	unsigned long start = jiffies;
+	unsigned long grow_at = start + THROTTLE_GROW_AFTER;
 	unsigned long wakeups = 0;
-	bool stalled;
+	bool stalled = false;
 	long left;
 
 	for (;;) {
@@ -602,6 +635,13 @@ static void throttle_sleep(struct swiotlb_throttle *t,
 					  READ_ONCE(params->cap_ms), &stalled);
 		if (left <= 0)
 			break;
+		if (grow && time_after_eq(jiffies, grow_at)) {
+			__set_current_state(TASK_RUNNING);
+			grow_at = throttle_grow(t);
+			continue;
+		}
+		if (grow)
+			left = min(left, (long)(grow_at - jiffies));
 		io_schedule_timeout(left);
 		wakeups++;
 	}
@@ -620,6 +660,8 @@ static void throttle_sleep(struct swiotlb_throttle *t,
 		swiotlb_throttle_dispatch(t);
 	}
 	spin_unlock_irq(&t->wait.lock);
+	trace_swiotlb_throttle_end(dev, w->slots, w->since,
+				   throttle_outcome(w, stalled));
 }
 
 /*
@@ -640,8 +682,9 @@ static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
 		.since		= ktime_get(),
 	};
 	struct list_head *queue = &t->wait.head;
-	unsigned long flags;
 	bool first, wait;
+	unsigned int waiting;
+	unsigned long flags;
 	int active;
 
 	if (may_block)
@@ -685,10 +728,13 @@ static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
 	wait = !w.admitted && may_block;
 	if (wait)
 		t->throttled++;
+	waiting = t->waiting;
 	spin_unlock_irqrestore(&t->wait.lock, flags);
 
-	if (wait)
-		throttle_sleep(t, &w);
+	if (wait) {
+		trace_swiotlb_throttle_begin(dev, slots, waiting);
+		throttle_sleep(t, dev, &w);
+	}
 	return w.attrs;
 }
 
@@ -866,11 +912,11 @@ unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
 		return attrs & SWIOTLB_THROTTLE_ATTRS;
 
 	/* What is too large for a mapping fails at once, as it always did. */
-	if (!swiotlb_may_wait(dev) || slots > IO_TLB_SEGSIZE) {
+	if (unlikely(!swiotlb_may_wait(dev) || slots > IO_TLB_SEGSIZE)) {
 		throttle_add(t, slots);
 		return 0;
 	}
-	if (throttle_charge_fast(t, slots))
+	if (likely(throttle_charge_fast(t, slots)))
 		return DMA_ATTR_MAY_BLOCK;
 	return throttle_admit_slow(t, dev, slots, true) & ~__DMA_ATTR_ADMITTED;
 }
@@ -930,42 +976,56 @@ void swiotlb_throttle_uncharge(struct device *dev, unsigned int slots,
 		throttle_note_freed(t, slots, look);
 }
 
+/* @slots have been unmapped while somebody waits. */
+static void throttle_note_unmap(struct swiotlb_throttle *t, unsigned int slots,
+				bool look)
+{
+	unsigned long now = jiffies;
+
+	if (READ_ONCE(t->last_freed) != now)
+		WRITE_ONCE(t->last_freed, now);
+	throttle_note_freed(t, slots, look);
+	throttle_note_room(t);
+}
+
 /**
- * __swiotlb_throttle_release() - slots have been unmapped
- * @t:		Throttle.
+ * swiotlb_throttle_freed() - slots have been unmapped while somebody waits
+ * @dev:	Device they were mapped for.
+ * @slots:	Number of slots, free already and no longer counted.
+ *
+ * Context: Any; does not sleep.
+ */
+void swiotlb_throttle_freed(struct device *dev, unsigned int slots)
+{
+	throttle_note_unmap(dev->dma_io_tlb_mem->throttle, slots, false);
+}
+
+/**
+ * __swiotlb_throttle_release() - unmapped slots of which something is remembered
  * @dev:	Device they were mapped for.
  * @slots:	Number of slots, free already.
  * @slot:	What the first of them remembered, SWIOTLB_SLOT_*.
  *
  * Context: Any; does not sleep.
  */
-void __swiotlb_throttle_release(struct swiotlb_throttle *t, struct device *dev,
-				unsigned int slots, unsigned char slot)
+void __swiotlb_throttle_release(struct device *dev, unsigned int slots,
+				unsigned char slot)
 {
-	unsigned long now;
-	bool look = false;
+	struct swiotlb_throttle *t = dev->dma_io_tlb_mem->throttle;
+	bool waiting, look = false;
 
 	/* Its request keeps them, and is going to map again or to give up. */
-	if (unlikely(slot & SWIOTLB_SLOT_UNDONE))
+	if (slot & SWIOTLB_SLOT_UNDONE)
 		return;
 
-	if (unlikely(slot & SWIOTLB_SLOT_COUNTED))
+	if (slot & SWIOTLB_SLOT_COUNTED)
 		look = throttle_uncount(t, dev, slots);
-	if (!throttle_sub(t, slots)) {
-		if (unlikely(slot & SWIOTLB_SLOT_SERIALIZED))
-			throttle_unserialize(t, slots);
-		return;
-	}
-
-	now = jiffies;
-	if (READ_ONCE(t->last_freed) != now)
-		WRITE_ONCE(t->last_freed, now);
+	waiting = throttle_sub(t, slots);
 	if (slot & SWIOTLB_SLOT_SERIALIZED)
 		throttle_unserialize(t, slots);
-	throttle_note_freed(t, slots, look);
-	throttle_note_room(t);
+	if (waiting)
+		throttle_note_unmap(t, slots, look);
 }
-EXPORT_SYMBOL_IF_KUNIT(__swiotlb_throttle_release);
 
 /* After how long others are held back for a map that finds no room, and till when. */
 #define THROTTLE_DRAIN_START	(HZ / 10)
@@ -1131,19 +1191,24 @@ static void throttle_set_thresholds(struct swiotlb_throttle *t)
 	spin_lock_irqsave(&t->wait.lock, flags);
 	/* A part may have grown up to the old batch, so it never shrinks. */
 	batch = max(t->batch, batch);
-	WRITE_ONCE(t->slack, (long)batch * ncpus);
+	t->slack = (long)batch * ncpus;
 	/* What can be given out without another sum. */
 	t->max_room = max(nslabs / 16, 1UL);
-	atomic_long_set(&t->room, 0);
-	/* No part must grow to a batch that @slack does not allow for. */
-	smp_wmb();
-	WRITE_ONCE(t->batch, batch);
 	WRITE_ONCE(t->low, mult_frac(nslabs, swiotlb_throttle_params.low, 100));
 	if (swiotlb_throttle_params.high == 100)
 		WRITE_ONCE(t->high, SWIOTLB_THROTTLE_OFF);
 	else
 		WRITE_ONCE(t->high, mult_frac(nslabs,
 					      swiotlb_throttle_params.high, 100));
+	/* Whoever comes next finds out whether @high is far. */
+	throttle_close(t);
+	/*
+	 * No part must grow to a batch that @far does not allow for.  Pairs with
+	 * the barriers that follow a charge in throttle_charge_fast() and
+	 * throttle_charge_room().
+	 */
+	smp_wmb();
+	WRITE_ONCE(t->batch, batch);
 	swiotlb_throttle_dispatch(t);
 
 	/* Those who still wait have to look at the timeouts again. */
@@ -1206,6 +1271,7 @@ static void swiotlb_throttle_attach(struct io_tlb_mem *mem)
 	t->mem = mem;
 	t->goal = LONG_MAX;
 	t->drain_again = jiffies;
+	t->grow_again = jiffies;
 	init_waitqueue_head(&t->wait);
 	INIT_LIST_HEAD(&t->retry);
 	INIT_LIST_HEAD(&t->set_aside);

@@ -11,9 +11,11 @@
 #include <linux/jump_label.h>
 #include <linux/ktime.h>
 #include <linux/list.h>
+#include <linux/log2.h>
 #include <linux/percpu_counter.h>
 #include <linux/swiotlb.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 
 /*
  * What travels from swiotlb_throttle_begin() to the later hooks of one map
@@ -77,13 +79,15 @@ struct throttle_share {
  * @batch:	A per-CPU part of @used is folded when it reaches this.
  * @waiting:	Number of waiters in @wait and @retry. Written under the lock
  *		of @wait, read without it by every unmap.
- * @near:	Usage may be near @high: admissions are confined to @room.
- * @max_room:	As much of it is left at a time.
+ * @far:	What @used may be, by its central count, for an admission that nobody
+ *		has to decide about; %THROTTLE_CLOSED from when somebody waits
+ *		until @high turns out to be far again.
+ * @max_room:	As much of @room is left at a time.
  * @mem:	The allocator.
  * @node:	In the list of all throttles.
  * @used:	Slots taken, and slots promised to admitted requests.
- * @room:	Slots that can be taken without a look at @used while @near is
- *		set; below 0 when more were asked for.
+ * @room:	Slots that can be taken without a look at @used near @high;
+ *		below 0 when more were asked for.
  * @freed:	Slots given back since boot, counted while somebody waits.
  * @goal:	The value of @freed from which the queue is looked at again.
  * @last_freed:	When slots were last given back while somebody waited, or
@@ -100,13 +104,15 @@ struct throttle_share {
  * @retry_seq:	Number of unmaps while there are any.
  * @drain:	The one of them for which the others are held back.
  * @drain_again: When that may happen again, in jiffies.
+ * @grow_again:	When the pool may be made to grow again, in jiffies.
  * @serial_slots: Slots that the serialized request still holds; 0 when the
  *		serialized place is free.
  * @throttled:	Requests which had to wait.
  * @serialized:	Requests let through above @high.
  * @timed_out:	Waits given up because nothing was freed.
  * @capped:	Waits given up because they had lasted too long.
- * @wakeups:	How often a task that waits to be admitted was made to run.
+ * @wakeups:	How often a task that waits to be admitted was made to run, by the
+ *		timer of growth, too.
  * @retried:	Maps which found no room although they were admitted.
  * @longest_wait: The longest wait of a request, in nanoseconds.
  * @shares:	What the devices hold. What is held is counted without the lock.
@@ -117,7 +123,7 @@ struct swiotlb_throttle {
 	long slack;
 	s32 batch;
 	unsigned int waiting;
-	bool near;
+	long far;
 	long max_room;
 	struct io_tlb_mem *mem;
 	struct list_head node;
@@ -140,6 +146,7 @@ struct swiotlb_throttle {
 	unsigned long retry_seq;
 	struct dma_retry *drain;
 	unsigned long drain_again;
+	unsigned long grow_again;
 	long serial_slots;
 	unsigned long throttled;
 	unsigned long serialized;
@@ -153,6 +160,7 @@ struct swiotlb_throttle {
 };
 
 #define SWIOTLB_THROTTLE_OFF	(LONG_MAX / 2)
+#define THROTTLE_CLOSED		LONG_MIN
 
 /**
  * struct swiotlb_throttle_params - the tunables, common to all pools
@@ -190,8 +198,9 @@ bool __swiotlb_throttle_retry(struct device *dev, bool failed,
 			      struct dma_retry *retry);
 void swiotlb_throttle_uncharge(struct device *dev, unsigned int slots,
 			       unsigned long attrs);
-void __swiotlb_throttle_release(struct swiotlb_throttle *t, struct device *dev,
-				unsigned int slots, unsigned char slot);
+void __swiotlb_throttle_release(struct device *dev, unsigned int slots,
+				unsigned char slot);
+void swiotlb_throttle_freed(struct device *dev, unsigned int slots);
 void swiotlb_throttle_resize(struct io_tlb_mem *mem);
 
 static inline struct swiotlb_throttle *
@@ -201,6 +210,44 @@ swiotlb_throttle_of(struct io_tlb_mem *mem)
 		return mem->throttle;
 	return NULL;
 }
+
+static inline void throttle_add(struct swiotlb_throttle *t, long slots)
+{
+	percpu_counter_add_batch(&t->used, slots, READ_ONCE(t->batch));
+}
+
+/* Returns whether somebody waits, who then has to be told. */
+static inline bool throttle_sub(struct swiotlb_throttle *t, long slots)
+{
+	throttle_add(t, -slots);
+	/*
+	 * Either the sum in swiotlb_throttle_dispatch() sees the slots gone or
+	 * we see that somebody waits.
+	 */
+	smp_mb();
+	return unlikely(READ_ONCE(t->waiting));
+}
+
+#ifdef CONFIG_SWIOTLB_DYNAMIC
+static inline bool swiotlb_throttle_can_grow(struct io_tlb_mem *mem)
+{
+	return mem->can_grow;
+}
+
+static inline void swiotlb_throttle_grow(struct io_tlb_mem *mem)
+{
+	schedule_work(&mem->dyn_alloc);
+}
+#else
+static inline bool swiotlb_throttle_can_grow(struct io_tlb_mem *mem)
+{
+	return false;
+}
+
+static inline void swiotlb_throttle_grow(struct io_tlb_mem *mem)
+{
+}
+#endif
 
 /* Before the search: account for @size bytes, and wait for room if need be. */
 static inline unsigned long
@@ -212,7 +259,7 @@ swiotlb_throttle_begin(struct device *dev, size_t size, unsigned long attrs)
 	if (!t)
 		return 0;
 	if (!(attrs & SWIOTLB_THROTTLE_ATTRS)) {
-		percpu_counter_add_batch(&t->used, slots, READ_ONCE(t->batch));
+		throttle_add(t, slots);
 		return 0;
 	}
 	return __swiotlb_throttle_begin(dev, slots, attrs);
@@ -261,8 +308,11 @@ static inline void swiotlb_throttle_abort(struct device *dev, size_t size,
 
 static inline unsigned char swiotlb_throttle_slot(unsigned long attrs)
 {
-	return (attrs & __DMA_ATTR_SERIALIZED ? SWIOTLB_SLOT_SERIALIZED : 0) |
-		(attrs & __DMA_ATTR_COUNTED ? SWIOTLB_SLOT_COUNTED : 0);
+	unsigned int shift = ilog2(__DMA_ATTR_SERIALIZED);
+
+	BUILD_BUG_ON(SWIOTLB_SLOT_SERIALIZED << shift != __DMA_ATTR_SERIALIZED ||
+		     SWIOTLB_SLOT_COUNTED << shift != __DMA_ATTR_COUNTED);
+	return attrs >> shift & (SWIOTLB_SLOT_SERIALIZED | SWIOTLB_SLOT_COUNTED);
 }
 
 /* The slots are free again; @slot is what the first of them remembers. */
@@ -272,8 +322,12 @@ static inline void swiotlb_throttle_release(struct device *dev,
 {
 	struct swiotlb_throttle *t = swiotlb_throttle_of(dev->dma_io_tlb_mem);
 
-	if (t)
-		__swiotlb_throttle_release(t, dev, slots, slot);
+	if (!t)
+		return;
+	if (unlikely(slot))
+		__swiotlb_throttle_release(dev, slots, slot);
+	else if (throttle_sub(t, slots))
+		swiotlb_throttle_freed(dev, slots);
 }
 
 /*

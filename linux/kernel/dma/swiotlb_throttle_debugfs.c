@@ -42,7 +42,11 @@ static int throttle_longest_wait_get(void *data, u64 *val)
 	return 0;
 }
 
-static int throttle_longest_wait_set(void *data, u64 val)
+DEFINE_DEBUGFS_ATTRIBUTE(throttle_longest_wait_fops, throttle_longest_wait_get,
+			 NULL, "%llu\n");
+
+/* A file of its own: a kernel that is locked down lets nobody open what can be written. */
+static int throttle_reset_set(void *data, u64 val)
 {
 	struct swiotlb_throttle *t = data;
 
@@ -55,8 +59,8 @@ static int throttle_longest_wait_set(void *data, u64 val)
 	spin_unlock_irq(&t->wait.lock);
 	return 0;
 }
-DEFINE_DEBUGFS_ATTRIBUTE(throttle_longest_wait_fops, throttle_longest_wait_get,
-			 throttle_longest_wait_set, "%llu\n");
+DEFINE_DEBUGFS_ATTRIBUTE(throttle_reset_fops, NULL, throttle_reset_set,
+			 "%llu\n");
 
 /**
  * swiotlb_throttle_create_debugfs() - add the files of a pool's throttle
@@ -83,6 +87,8 @@ void swiotlb_throttle_create_debugfs(struct io_tlb_mem *mem)
 	debugfs_create_ulong("throttle_retried", 0400, dir, &t->retried);
 	debugfs_create_ulong("throttle_wakeups", 0400, dir, &t->wakeups);
 	debugfs_create_u32("throttle_waiting", 0400, dir, &t->waiting);
-	debugfs_create_file("throttle_longest_wait_ms", 0600, dir, t,
+	debugfs_create_file("throttle_longest_wait_ms", 0400, dir, t,
 			    &throttle_longest_wait_fops);
+	debugfs_create_file("throttle_longest_wait_reset", 0200, dir, t,
+			    &throttle_reset_fops);
 }
