@@ -272,7 +272,7 @@ scenario() {
 	asked_for "$name" || { ok "$name # SKIP not asked for"; defaults; return; }
 	# Buffers are whole pages here, so a request takes its size in slots; two more for its metadata.
 	one=$((request_kib / 2 + 2))
-	# A polled request may go ahead without being admitted, one in a second on each of its queues.
+	# Admin commands never wait, and what others hold leaves them nothing below the threshold.
 	unadmitted=0
 	[ -z "$overfull" ] || unadmitted=$one
 	attempt "$name" "$runtime" "$@"
