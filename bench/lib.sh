@@ -66,6 +66,18 @@ boot() {
 	die "the guest of '$name' failed three times: $why" "see $results/$name/console.1.log"
 }
 
+# patched_kernel NAME: $patched is the vmlinux of bench-on with bench/NAME.patch on top.
+patched_kernel() {
+	series_source
+	series_reset
+	trap 'series_reset || true' EXIT
+	(TREE=$src && tgit apply "$bench/$1.patch") || die "bench/$1.patch does not apply any more" "mend it"
+	patched=$work/vmlinux-$1
+	# Moved away, so that nobody takes the patched kernel for C or D.
+	mv "$(BUILD=$work SRC=$src "$TOP/tools/kernel" bench-on)" "$patched"
+	series_reset
+}
+
 kernel_of() { tr -d '\r' <"$results/$1/console.log" | sed -n 's/.*Linux version \([^ ]*\).*/\1/p' | head -n 1; }
 
 # about COMMAND: where and when, as JSON. The load tells whether the machine did something else.

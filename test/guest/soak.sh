@@ -73,9 +73,9 @@ while [ $(($(now_ms) - start)) -lt $(($2 * 1000)) ]; do
 	meta=$(with_metadata 1)
 	choose "$raw" "$raw" "$meta --direct=1"
 	target=$chosen
-	mixed=--rw=randrw
+	mixed=--rw=randrw where=
 	# Two writes of one block at a time may tear there: QEMU writes data and metadata one after the other.
-	[ "$target" = "$raw" ] || mixed=--rw=randread
+	[ "$target" = "$raw" ] || mixed=--rw=randread where=" with metadata"
 	choose "$small $batch" "$large $batch" "$large" "--bs=128k --iodepth=32 --numjobs=3" "--bs=4k --iodepth=128 --numjobs=4"
 	load=$chosen
 	choose io_uring libaio
@@ -113,8 +113,6 @@ while [ $(($(now_ms) - start)) -lt $(($2 * 1000)) ]; do
 	[ "$(stat throttle_waiting)" = 0 ] || why="$why; somebody still waits"
 	all_maps=$((all_maps + maps)) all_failed=$((all_failed + failed_maps)) all_throttled=$((all_throttled + throttled))
 	all_timed_out=$((all_timed_out + timed_out)) worst=$((longest_wait_ms > worst ? longest_wait_ms : worst))
-	where=
-	[ "$target" = "$raw" ] || where=" with metadata"
 	tell "round $round (seed $first_seed): ${load%% --rw*}$where${hold:+, held $hold};$did; maps $maps failed $failed_maps throttled $throttled timed out $timed_out capped $capped longest wait $longest_wait_ms ms${why:+ BAD$why}"
 	if [ -n "$why" ]; then
 		bad=$((bad + 1))
