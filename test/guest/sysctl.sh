@@ -52,7 +52,7 @@ else
 	not_ok "what is told can be read under lockdown" "$files files, not to read only: $(echo $others)"
 fi
 
-# Each wait has its two events, and the times agree with the longest that is told.
+# Each wait has its two events, and the times agree with the longest that is told. The disk is slow, for requests to wait.
 waits=$tracing/instances/waits
 mkdir $waits
 echo 8192 >$waits/buffer_size_kb
