@@ -2,7 +2,7 @@
 # KERNEL=/path/to/linux, BASE=7.3, BUILD=dir, CACHE=dir, FORCE=1, SOB='Name <mail>'.
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup tree refresh series kernel demo check lint model check-series check-kasan check-kcsan check-mutants soak bench clean
+.PHONY: help setup tree refresh series kernel demo check lint model check-series check-kasan check-kcsan check-rt check-dynamic check-mutants soak bench clean
 
 help: ## say what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,12 @@ check-kasan: tree ## run the guest's tests under KASAN (slow)
 check-kcsan: tree ## run the guest's tests under KCSAN (slow)
 	@test/kcsan
 
+check-rt: tree ## run KUnit, the loads and the short hazards on PREEMPT_RT (slow)
+	@test/rt
+
+check-dynamic: tree ## run the tests of throttling and SWIOTLB_DYNAMIC together
+	@test/dynamic
+
 check-mutants: tree ## take each fix out and see that a test fails (slow)
 	@test/mutants/run
 
@@ -54,4 +60,5 @@ bench: tree ## measure costs, throughput and memory, write docs/benchmarks.md [Q
 	@bench/run $(ITEMS)
 
 clean: ## remove build/ (downloads stay in the cache)
+	@[ -z "$$BUILD" ] || { echo "BUILD=$$BUILD is left alone: remove it by hand" >&2; exit 1; }
 	@rm -rf build

@@ -47,7 +47,7 @@ for round in $(seq "$rounds"); do
 					--iodepth=${load#* } --size=256m --io_size=$((n * 4))k --norandommap || { not_ok "fio fails or hangs"; finish; }
 				switches=$(($(context_switches) - switches))
 				mark "$round $mode ${load% *} ${load#* } $n end"
-				eval "$(sed -n '/^{/,$p' $results/blocking.fio.json | jq -r '"reads=\(.jobs[0].read.total_ios) errors=\(.jobs[0].error)"')"
+				eval "$(fio_json blocking | jq -r '"reads=\(.jobs[0].read.total_ios) errors=\(.jobs[0].error)"')"
 				echo "{\"round\":$round,\"mode\":$mode,\"engine\":\"${load% *}\",\"depth\":${load#* },\"asked\":$n,\"ios\":$reads,\"switches\":$switches,\"errors\":$errors,\"throttled\":$(($(stat throttle_throttled) - throttled0)),\"flags\":\"$(flags_of $disk)\"}" >>$results/blocking.jsonl
 			done
 		done

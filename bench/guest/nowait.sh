@@ -22,7 +22,7 @@ for round in $(seq "$rounds"); do
 			await $((seconds + 60)) $! fio || { not_ok "fio ends" "mode $mode"; finish; }
 			switches=$(($(context_switches) - switches))
 			measure_end
-			sed -n '/^{/,$p' $results/nowait.fio.json | jq -c \
+			fio_json nowait | jq -c \
 				--argjson run "{\"round\":$round,\"mode\":$mode,\"beside\":\"$beside\",\"failed\":$failed_maps,\"maps\":$maps,\"throttled\":$throttled,\"timed_out\":$timed_out,\"capped\":$capped,\"hiwater\":$used_hiwater,\"high\":$high,\"switches\":$switches}" '
 				def of($name): [.jobs[] | select(.jobname == $name).read] | first;
 				$run + ([["ring", of("ring")], ["psync", of("psync")]] | map(select(.[1]) | {(.[0]): (.[1] | {ios: .total_ios, mib_s: (.bw / 1024),

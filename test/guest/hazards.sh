@@ -20,7 +20,7 @@ probe_start || { tell "the return probe on swiotlb_tbl_map_single cannot be set"
 # H1, H2, H4: what is mapped and not submitted, what is submitted and not told to the device, who has to poll.
 group_submit() {
 	local s
-	plan 14
+	plan 15
 	# Large enough that slots, not tags, run out: 512 requests of 4 slots each. Sixteen who submit batches at once:
 	# all of the pool may be mapped and not submitted.
 	for engine in io_uring libaio; do
@@ -44,13 +44,18 @@ group_submit() {
 	scenario "polled" $seconds $raw --ioengine=io_uring --hipri=1 --rw=randread $large
 	step=submit_polled request_kib=64
 	scenario "polled beside interrupts" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=64 --thread --rw=randread
+	# Who polls for more than there is must not be made to issue what the scheduler has of others.
+	set_to $queue/scheduler mq-deadline
+	step="submit_polled 64" request_kib=64
+	scenario "polled beside interrupts, mq-deadline" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=16 --thread --rw=randread
+	set_to $queue/scheduler none
 	# Others are ahead of it for ever, and nobody would wake it.
 	hold 1500 || { not_ok "polled beside a pool held by others" "nobody holds it"; finish; }
 	step=submit_polled request_kib=64 overfull=yes
 	scenario "polled beside a pool held by others" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=24 --thread --rw=randread
 	# At least a third of what each of the 24 got, who waited for each of theirs. It has been as little as seven tenths.
-	if ! asked_for "polled beside a pool held by others"; then
-		ok "polled requests get their turn # SKIP not asked for"
+	if left_out "polled beside a pool held by others" "polled requests get their turn"; then
+		:
 	elif [ $((polled_reads * 72)) -ge $throttled ]; then
 		ok "polled requests get their turn" "$polled_reads, the others $throttled among 24"
 	else
@@ -63,7 +68,7 @@ group_submit() {
 	bounded 30 umount /mnt
 }
 submit_polled() {
-	polled_load $seconds
+	polled_load $seconds ${1:-}
 	note="$polled_reads polled reads"
 }
 # Read back from the disk, not from the page cache.
@@ -98,8 +103,8 @@ group_metadata() {
 	stalls=yes waits=perhaps
 	scenario "metadata that cannot be mapped is tried again" $((seconds * 2)) $separate --direct=1 --ioengine=io_uring \
 		--bs=2k --iodepth=512 --numjobs=4 --rw=randread
-	if ! asked_for "metadata that cannot be mapped is tried again"; then
-		ok "maps did fail # SKIP not asked for"
+	if left_out "metadata that cannot be mapped is tried again" "maps did fail"; then
+		:
 	elif [ "$failed_maps" -gt 100 ]; then
 		ok "maps did fail" "$failed_maps"
 	else
@@ -247,9 +252,12 @@ group_swap() {
 	if bounded 60 swapoff $disk; then ok "the swap is given up"; else not_ok "the swap is given up"; fi
 }
 group_system() {
-	plan 5
+	plan 6
 	step="repeat 4 cpu_cycle" request_kib=$max_kib read_back=yes
 	scenario "CPU offline and online, verified" $((seconds + 12)) $raw --ioengine=io_uring $large_verified $batch
+	# Not for want of buffers, so nobody waits for buffers because of it.
+	step=no_descriptors request_kib=$max_kib read_back=yes
+	scenario "no memory for descriptors, verified" $((seconds + 2)) $raw --ioengine=io_uring $large_verified
 	make_ext4 && mount -t ext4 $disk /mnt || { not_ok "ext4" "no file system"; finish; }
 	request_kib=$max_kib read_back=yes
 	scenario "ext4, direct and verified" $seconds --directory=/mnt --direct=1 --ioengine=libaio --size=16m --bs=64k --iodepth=64 --numjobs=8 \
@@ -267,6 +275,18 @@ group_system() {
 	request_kib=$max_kib step=large_folios
 	scenario "large folios beside small requests" $((seconds + 6)) $raw --ioengine=io_uring --rw=randread --bs=4k --iodepth=256 --numjobs=4
 	bounded 30 umount /mnt
+}
+no_descriptors() {
+	local retried failed
+	insmod $results/no_descriptors.ko || { why="$why; the module cannot be loaded"; return; }
+	retried=$(stat throttle_retried)
+	sleep $((seconds - 1))
+	failed=$(cat /sys/module/no_descriptors/parameters/failed)
+	retried=$(($(stat throttle_retried) - retried))
+	rmmod no_descriptors || why="$why; the module stays"
+	note="$failed allocations failed, $retried maps retried"
+	[ $failed -gt 20 ] || why="$why; hardly an allocation failed"
+	[ $((retried * 10)) -le $failed ] || why="$why; requests without descriptors wait for buffers"
 }
 large_folios() {
 	local n=0 retried
@@ -297,8 +317,8 @@ group_slow() {
 	plan 3
 	request_kib=64
 	scenario "a slow disk" 30 $raw --ioengine=psync --rw=randread --bs=64k --numjobs=200 --thread
-	if asked_for "a slow disk"; then
-		figures=$(sed -n '/^{/,$p' "$results/a_slow_disk.fio.json" | jq -r '.jobs[0].read.clat_ns |
+	if ! left_out "a slow disk" "whoever waits is served in order"; then
+		figures=$(fio_json a_slow_disk | jq -r '.jobs[0].read.clat_ns |
 			"\(.mean / 1e6 | round) \(.percentile["50.000000"] / 1e6 | round) \(.max / 1e6 | round)"')
 		set -- $figures
 		figures="latency: mean $1, median $2, longest $3 ms"
@@ -308,8 +328,6 @@ group_slow() {
 		else
 			not_ok "whoever waits is served in order" "$figures"
 		fi
-	else
-		ok "whoever waits is served in order # SKIP not asked for"
 	fi
 	# Each request of a list waits its turn, and a reset waits for who dispatches the list.
 	step=reset_in_batch request_kib=64
@@ -318,7 +336,7 @@ group_slow() {
 reset_in_batch() {
 	local batch
 	sleep 4
-	fio --name=batch --output=$results/batch.json --output-format=json --eta=never --time_based --runtime=8 $raw --ioengine=io_uring \
+	fio --name=batch --output=$results/batch.fio.json --output-format=json --eta=never --time_based --runtime=8 $raw --ioengine=io_uring \
 		--rw=randread --bs=4k --iodepth=32 --iodepth_batch=32 --iodepth_batch_complete_min=32 &
 	batch=$!
 	sleep 3

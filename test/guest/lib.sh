@@ -180,14 +180,16 @@ fio_start() {
 	fio=$!
 }
 
+# fio_json NAME: what fio wrote; a warning may stand before the JSON.
+fio_json() { sed -n '/^{/,$p' "$results/$1.fio.json"; }
+
 # fio_end NAME LIMIT: wait for it; sets mib_s, p50_us, p99_us, ios, reads, errors, and then fio_said. Status 124: it hangs.
 fio_end() {
 	local name=$1 status=0
 	await "$2" $fio fio || status=$?
 	mib_s=0 p50_us=0 p99_us=0 errors=1 reads=0
 	[ $status != 124 ] || return 124
-	# fio may print a warning before the JSON begins.
-	eval "$(sed -n '/^{/,$p' "$results/$name.fio.json" | jq -r '
+	eval "$(fio_json "$name" | jq -r '
 		[.jobs[] | .read, .write | select(.total_ios > 0)] as $d |
 		"mib_s=\(([$d[].io_bytes] | add // 0) / ([$d[].runtime, 1] | max) * 1000 / 1048576 | round)",
 		"p50_us=\([$d[].clat_ns.percentile["50.000000"] // 0] | max // 0 | . / 1000 | round)",
@@ -264,12 +266,18 @@ asked_for() {
 	esac
 }
 
+# left_out NAME TEST: so is a test of what the load NAME did.
+left_out() {
+	asked_for "$1" && return 1
+	ok "$2 # SKIP not asked for"
+}
+
 # scenario NAME SECONDS ARGS...: one load as set up by the variables of defaults().
 scenario() {
 	local name=$1 runtime=$2 figures one
 	shift 2
 	why=
-	asked_for "$name" || { ok "$name # SKIP not asked for"; defaults; return; }
+	! left_out "$name" "$name" || { defaults; return; }
 	# Buffers are whole pages here, so a request takes its size in slots; two more for its metadata.
 	one=$((request_kib / 2 + 2))
 	# Admin commands never wait, and what others hold leaves them nothing below the threshold.

@@ -340,7 +340,7 @@ inline throttle_set_share_goals(d)
 inline admit_waiter(cpu)
 {
 #if DEVS
-	/* R8: with more than its share, a device gets the serialized place at most; then @c is set. */
+	/* Shares: with more than it, a device gets the serialized place at most; then @c is set. */
 	assert(c || !OVER_SHARE(w));
 	throttle_leave(w);
 #else
@@ -912,7 +912,7 @@ proctype rest()
 			queue?<w>;
 			before = (POOL_FULL(w) && ticket[w] < before -> ticket[w] : before);
 			assert(ticket[w] >= before);
-			/* R10: whose share is full does not stand in the way of others. */
+			/* Shares: whose is full does not stand in the way of others. */
 			assert(!OVER_SHARE(w))
 		:: else
 		fi;
@@ -920,7 +920,7 @@ proctype rest()
 		do
 		:: i < 2 && len(aside[i]) > 0 ->
 			aside[i]?<w>;
-			/* R9: who is set aside waits for its own device, and for the serialized place, or else as the others do. */
+			/* Shares: who is set aside waits for its own device, and for the serialized place, or else as the others do. */
 			assert(!OVER_SHARE(w) || (serial_slots > 0 && held[i] > SHARE_GOAL(w)));
 			assert(OVER_SHARE(w) || nactive == 2 && held[i] > SHARE_GOAL(w) || ticket[w] >= before);
 			i++

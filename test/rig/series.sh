@@ -19,6 +19,9 @@ else
 fi
 signed=$(grep -lx 'Signed-off-by: A Tester <tester@example.org>' "$work"/series/*.patch | wc -l)
 [ "$signed" = "$count" ] && ok "SOB= signs off every patch" || not_ok "SOB= signs off every patch"
+mkdir "$work/others" && echo precious >"$work/others/0001-mine.patch"
+fails "a directory with other patches is refused" "holds a patch that is none of these" "$TOP/tools/series" "$work/others"
+[ "$(cat "$work/others/0001-mine.patch")" = precious ] && ok "and they stay" || not_ok "and they stay"
 fails "a sender without an address is refused" "is no identity" env SOB=nobody "$TOP/tools/series" "$work/none"
 
 # Only the files in question are checked out.

@@ -357,7 +357,7 @@ static inline bool swiotlb_throttle_retry_list(struct device *dev,
 static inline unsigned long swiotlb_throttle_undo(unsigned long attrs)
 {
 	if (attrs & __DMA_ATTR_ADMITTED)
-		attrs |= __DMA_ATTR_UNDO;
+		attrs |= DMA_ATTR_UNDO;
 	return attrs;
 }
 

@@ -234,7 +234,7 @@ static int map_admitted(struct request *r, unsigned long attrs)
 			continue;
 		failed = i + 1;
 		while (i--)
-			unmap_piece(r, i, __DMA_ATTR_UNDO);
+			unmap_piece(r, i, DMA_ATTR_UNDO);
 		return failed;
 	}
 	return 0;
@@ -1382,7 +1382,7 @@ static void unadmit_tells_who_retries(struct kunit *test)
 	/* From then on it does not search unless it is told. */
 	KUNIT_ASSERT_TRUE(test, wait_for(READ_ONCE(pool->t->drain)));
 	KUNIT_ASSERT_TRUE(test, wait_for(!READ_ONCE(pool->t->drain)));
-	unmap_piece(undone, 0, __DMA_ATTR_UNDO);
+	unmap_piece(undone, 0, DMA_ATTR_UNDO);
 	KUNIT_EXPECT_FALSE(test, is_done(r));
 	dma_unadmit(pool->dev, undone->total, attrs);
 	expect_done(test, r);
