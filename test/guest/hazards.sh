@@ -44,10 +44,10 @@ group_submit() {
 	scenario "polled" $seconds $raw --ioengine=io_uring --hipri=1 --rw=randread $large
 	step=submit_polled request_kib=64
 	scenario "polled beside interrupts" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=64 --thread --rw=randread
-	# Who polls for more than there is must not be made to issue what the scheduler has of others.
+	# Who polls for all there is may be handed the requests of others by the scheduler.
 	set_to $queue/scheduler mq-deadline
-	step="submit_polled 64" request_kib=64
-	scenario "polled beside interrupts, mq-deadline" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=16 --thread --rw=randread
+	step="submit_polled --iodepth=128 --iodepth_batch=8 --iodepth_batch_complete_min=8" request_kib=$max_kib
+	scenario "polled beside interrupts, mq-deadline" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=4 --thread --rw=randread
 	set_to $queue/scheduler none
 	# Others are ahead of it for ever, and nobody would wake it.
 	hold 1500 || { not_ok "polled beside a pool held by others" "nobody holds it"; finish; }
@@ -68,7 +68,7 @@ group_submit() {
 	bounded 30 umount /mnt
 }
 submit_polled() {
-	polled_load $seconds ${1:-}
+	polled_load $seconds "$@"
 	note="$polled_reads polled reads"
 }
 # Read back from the disk, not from the page cache.

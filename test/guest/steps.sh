@@ -81,11 +81,13 @@ nvme_passthrough() {
 	attempted 20 nvme read $disk -s 0 -c $((kib * 2 - 1)) -z $((kib * 1024)) -d /tmp/passthrough >/dev/null
 	[ "$(wc -c </tmp/passthrough)" = $((kib * 1024)) ] || why="$why; the passthrough read is short"
 }
-# polled_load SECONDS [DEPTH]: what polling reads, beside other loads; $polled_reads says how many.
+# polled_load SECONDS [ARGS...]: what polling reads, beside other loads; $polled_reads says how many.
 polled_load() {
+	local runtime=$1
+	shift
 	polled_reads=0
-	if bounded 60 fio --name=polled --output=$results/polled.fio.json --output-format=json --eta=never --time_based --runtime=$1 \
-		$raw --ioengine=io_uring --hipri=1 --bs=64k --iodepth=${2:-16} --rw=randread; then
+	if bounded 60 fio --name=polled --output=$results/polled.fio.json --output-format=json --eta=never --time_based --runtime=$runtime \
+		$raw --ioengine=io_uring --hipri=1 --bs=64k --iodepth=16 --rw=randread "$@"; then
 		polled_reads=$(fio_json polled | jq -r '.jobs[0].read.total_ios')
 	fi
 	[ "${polled_reads:-0}" -gt 0 ] || why="$why; nothing was read by polling"
