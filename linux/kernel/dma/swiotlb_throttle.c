@@ -321,8 +321,8 @@ static void throttle_charge(struct swiotlb_throttle *t,
 }
 
 /*
- * What never waits may have come since the room was left; as far as the central
- * count tells, so that it is not used after the threshold has been passed.
+ * What never waits takes from the room, too, unless it came between the sum and
+ * the room that was left by it. The central count bounds how much that is.
  */
 static bool throttle_has_room(struct swiotlb_throttle *t, unsigned int slots)
 {
@@ -913,7 +913,7 @@ unsigned long __swiotlb_throttle_begin(struct device *dev, unsigned int slots,
 
 	/* What is too large for a mapping fails at once, as it always did. */
 	if (unlikely(!swiotlb_may_wait(dev) || slots > IO_TLB_SEGSIZE)) {
-		throttle_add(t, slots);
+		throttle_add_unasked(t, slots);
 		return 0;
 	}
 	if (likely(throttle_charge_fast(t, slots)))

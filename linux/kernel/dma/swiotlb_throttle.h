@@ -87,7 +87,7 @@ struct throttle_share {
  * @node:	In the list of all throttles.
  * @used:	Slots taken, and slots promised to admitted requests.
  * @room:	Slots that can be taken without a look at @used near @high;
- *		below 0 when more were asked for.
+ *		below 0 when more were asked for, or taken unasked.
  * @freed:	Slots given back since boot, counted while somebody waits.
  * @goal:	The value of @freed from which the queue is looked at again.
  * @last_freed:	When slots were last given back while somebody waited, or
@@ -228,6 +228,18 @@ static inline bool throttle_sub(struct swiotlb_throttle *t, long slots)
 	return unlikely(READ_ONCE(t->waiting));
 }
 
+/*
+ * The slots of a map that never waits. Near the threshold the others take from
+ * what was left for them, and would take this once more: the central count,
+ * which they look at too, may not show it yet.
+ */
+static inline void throttle_add_unasked(struct swiotlb_throttle *t, long slots)
+{
+	throttle_add(t, slots);
+	if (unlikely(atomic_long_read(&t->room) > 0))
+		atomic_long_sub(slots, &t->room);
+}
+
 #ifdef CONFIG_SWIOTLB_DYNAMIC
 static inline bool swiotlb_throttle_can_grow(struct io_tlb_mem *mem)
 {
@@ -259,7 +271,7 @@ swiotlb_throttle_begin(struct device *dev, size_t size, unsigned long attrs)
 	if (!t)
 		return 0;
 	if (!(attrs & SWIOTLB_THROTTLE_ATTRS)) {
-		throttle_add(t, slots);
+		throttle_add_unasked(t, slots);
 		return 0;
 	}
 	return __swiotlb_throttle_begin(dev, slots, attrs);

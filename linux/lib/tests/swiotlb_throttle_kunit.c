@@ -604,6 +604,13 @@ static void throttle_test_exit(struct kunit *test)
 	swiotlb_throttle_set_params(&state->saved);
 }
 
+static void run_on_cpu(int nr)
+{
+	int cpu = cpumask_nth(nr % num_online_cpus(), cpu_online_mask);
+
+	set_cpus_allowed_ptr(current, cpumask_of(cpu));
+}
+
 static void admitted_up_to_high(struct kunit *test)
 {
 	struct test_pool *pool = default_pool(test);
@@ -652,6 +659,23 @@ static void plain_maps_never_wait(struct kunit *test)
 	/* Let it go; it finds no room. */
 	set_thresholds(test, 100, 0);
 	expect_failed(test, r);
+}
+
+/* The central count does not show these yet. */
+static void plain_maps_take_from_the_room(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	unsigned int room = pool->t->max_room;
+	unsigned int plain = min_t(unsigned int, pool->t->batch, room) - 1;
+
+	run_on_cpu(0);
+	map_blocking(test, pool, HIGH - room);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&pool->t->room), room);
+	take_slots(test, pool, plain);
+	map_blocking(test, pool, room - plain + 1);
+	set_cpus_allowed_ptr(current, cpu_possible_mask);
+	KUNIT_EXPECT_EQ(test, used_in(pool), HIGH + 1);
+	KUNIT_EXPECT_EQ(test, stats_of(pool).serialized, 1);
 }
 
 static void serialized_above_high(struct kunit *test)
@@ -959,13 +983,6 @@ static void devices_beyond_the_shares(struct kunit *test)
 		unmap_request(crowd->plain[i]);
 	KUNIT_EXPECT_LT(test, READ_ONCE(pool->t->active), THROTTLE_SHARES);
 	expect_done(test, r[ARRAY_SIZE(r) - 1]);
-}
-
-static void run_on_cpu(int nr)
-{
-	int cpu = cpumask_nth(nr % num_online_cpus(), cpu_online_mask);
-
-	set_cpus_allowed_ptr(current, cpumask_of(cpu));
 }
 
 /* What one CPU maps and another unmaps stays in the per-CPU parts of a count. */
@@ -2079,6 +2096,7 @@ static struct kunit_case throttle_test_cases[] = {
 	KUNIT_CASE(admitted_up_to_high),
 	KUNIT_CASE(admitted_to_the_last_slot),
 	KUNIT_CASE(plain_maps_never_wait),
+	KUNIT_CASE(plain_maps_take_from_the_room),
 	KUNIT_CASE(serialized_above_high),
 	KUNIT_CASE(place_is_kept_until_last_unmap),
 	KUNIT_CASE(one_unmap_releases_all_who_fit),
