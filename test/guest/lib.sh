@@ -280,9 +280,9 @@ scenario() {
 	! left_out "$name" "$name" || { defaults; return; }
 	# Buffers are whole pages here, so a request takes its size in slots; two more for its metadata.
 	one=$((request_kib / 2 + 2))
-	# Admin commands never wait, and what others hold leaves them nothing below the threshold.
+	# Admin commands never wait, and what others hold leaves them nothing below the threshold: three slots each.
 	unadmitted=0
-	[ -z "$overfull" ] || unadmitted=$one
+	[ -z "$overfull" ] || unadmitted=8
 	attempt "$name" "$runtime" "$@"
 	if [ "$expect" = throttling ] && [ "$throttled$failed_maps$waits" = 00yes ]; then
 		tell "$name: the pool did not fill (busy machine?), again for $((runtime * 4)) s"
