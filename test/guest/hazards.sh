@@ -20,7 +20,7 @@ probe_start || { tell "the return probe on swiotlb_tbl_map_single cannot be set"
 # H1, H2, H4: what is mapped and not submitted, what is submitted and not told to the device, who has to poll.
 group_submit() {
 	local s
-	plan 15
+	plan 16
 	# Large enough that slots, not tags, run out: 512 requests of 4 slots each. Sixteen who submit batches at once:
 	# all of the pool may be mapped and not submitted.
 	for engine in io_uring libaio; do
@@ -44,12 +44,23 @@ group_submit() {
 	scenario "polled" $seconds $raw --ioengine=io_uring --hipri=1 --rw=randread $large
 	step=submit_polled request_kib=64
 	scenario "polled beside interrupts" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=64 --thread --rw=randread
-	# Who polls for all there is may be handed the requests of others by the scheduler. On one CPU it is likely that they
-	# are still there when it is its turn.
+	# A scheduler hands whoever polls the requests of others, while their own worker waits. All on one CPU, so that they are
+	# on one queue. With this scheduler only workers dispatch for the others.
 	set_to $queue/scheduler mq-deadline
-	step="submit_polled --iodepth=128 --iodepth_batch=8 --iodepth_batch_complete_min=8 --cpus_allowed=0" request_kib=$max_kib
-	scenario "polled beside interrupts, mq-deadline" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=16 --cpus_allowed=0 \
+	local began=/sys/kernel/tracing/events/swiotlb/swiotlb_throttle_begin/enable trace=/sys/kernel/tracing/trace slept
+	[ ! -e $began ] || { echo >$trace; echo 1 >$began; }
+	step="submit_polled --iodepth_batch=8 --iodepth_batch_complete_min=8 --cpus_allowed=0" request_kib=$max_kib
+	scenario "polled beside interrupts, mq-deadline" $((seconds + 4)) $raw --ioengine=psync --bs=64k --numjobs=64 --cpus_allowed=0 \
 		--thread --rw=randread
+	[ ! -e $began ] || echo 0 >$began
+	slept=$(grep -c ' fio-.*swiotlb_throttle_begin' $trace)
+	if left_out "polled beside interrupts, mq-deadline" "who polls does not wait for the others"; then
+		:
+	elif [ $slept = 0 ]; then
+		ok "who polls does not wait for the others" "0 of $throttled waits"
+	else
+		not_ok "who polls does not wait for the others" "$slept of $throttled waits are its own"
+	fi
 	set_to $queue/scheduler none
 	# Others are ahead of it for ever, and nobody would wake it.
 	hold 1500 || { not_ok "polled beside a pool held by others" "nobody holds it"; finish; }
