@@ -114,7 +114,7 @@ again:
 undo:
 	for (int j = 0; j < i; j++)
 		pool_unmap(sgl[j].length / IO_TLB_SIZE,
-			   slot[j] | (swiotlb_throttle_undo(attrs) & __DMA_ATTR_UNDO ? SWIOTLB_SLOT_UNDONE : 0));
+			   slot[j] | (swiotlb_throttle_undo(attrs) & DMA_ATTR_UNDO ? SWIOTLB_SLOT_UNDONE : 0));
 	if (swiotlb_throttle_retry_list(&pool_dev, attrs, true, i, &retry))
 		goto again;
 	if (slots)

@@ -96,10 +96,33 @@ drop_caches() {
 }
 make_ext4() { /bin/mke2fs -q -t ext4 -F $disk >/dev/null; }
 
+# A segment of metadata that is two vectors side by side: all of it is mapped, and what was taken is given back. Behind the
+# part of the disk that the loads use; with one segment at most, such a buffer would be copied.
+metadata_in_two_vectors() {
+	local name="metadata, a segment of two vectors" ctrl=$(nvme_ctrl 1) disk=$(nvme_disk 1) segments reads= wrong=
+	! left_out "$name" "$name" || return 0
+	why=
+	insmod $results/meta_sgl.ko && nvme_reset || why="; the module cannot be loaded"
+	segments=$(cat /sys/block/$disk/queue/max_integrity_segments)
+	bounded 120 $results/pi_pages /dev/$disk 228 >/tmp/pi_pages 2>&1
+	read -r reads wrong </tmp/pi_pages
+	if [ "$(cat /tmp/pi_pages)" != "$reads $wrong" ]; then
+		why="$why; $(head -n 2 /tmp/pi_pages | tr '\n#' ' .')"
+		wrong=
+	fi
+	settled || why="$why; $(stat io_tlb_used) slots in use and $(stat throttle_charged) charged"
+	rmmod meta_sgl && nvme_reset || why="$why; the module stays"
+	if [ "$wrong$why" = 0 ] && [ "$reads" -gt 100 ] && [ "$segments" -gt 1 ]; then
+		ok "$name" "$reads reads, $segments segments at most"
+	else
+		not_ok "$name" "${wrong:-?} of ${reads:-?} reads with other tuples, $segments segments at most$why"
+	fi
+}
+
 # H3: data and metadata of a request are admitted as one, and fail as one.
 group_metadata() {
 	local separate inline
-	plan 6
+	plan 7
 	separate="$(with_metadata 1)" && inline=/dev/$(nvme_disk 2) || exit 1
 	load="--direct=1 --ioengine=io_uring $batch"
 	request_kib=8
@@ -110,6 +133,7 @@ group_metadata() {
 	scenario "metadata, large and verified" $seconds $separate $load $large_verified
 	request_kib=$max_kib read_back=yes
 	scenario "metadata inline, verified" $seconds --filename=$inline $load $large_verified
+	metadata_in_two_vectors
 	# Not throttled, maps of data and of metadata fail: all of them are tried again. Each takes one slot, even or odd: if the
 	# data took pairs, there would always be one for the metadata.
 	knob throttle_high 100

@@ -641,7 +641,7 @@ static void throttle_sleep(struct swiotlb_throttle *t, struct device *dev,
 			continue;
 		}
 		if (grow)
-			left = min(left, (long)(grow_at - jiffies));
+			left = min(left, max((long)(grow_at - jiffies), 1L));
 		io_schedule_timeout(left);
 		wakeups++;
 	}
@@ -712,9 +712,11 @@ static unsigned long throttle_admit_slow(struct swiotlb_throttle *t,
 	throttle_join(t, &w, queue);
 	/*
 	 * Nobody has to look on behalf of one who is not the first, unless the
-	 * first asks for more than its share, now that it is smaller.
+	 * first asks for more than its share, now that it is smaller, or a share
+	 * may have become larger.
 	 */
 	if (first || t->active > active ||
+	    time_after_eq(jiffies, t->expired + THROTTLE_SHARE_IDLE) ||
 	    atomic_long_read(&t->freed) >= t->goal)
 		swiotlb_throttle_dispatch(t);
 	if (!w.admitted && !may_block) {
@@ -1062,7 +1064,7 @@ static long throttle_drain(struct swiotlb_throttle *t, struct dma_retry *retry)
 	if (t->drain == retry)
 		t->drain_again = jiffies + THROTTLE_DRAIN_PAUSE;
 	throttle_drain_end(t, retry);
-	return MAX_SCHEDULE_TIMEOUT;
+	return THROTTLE_DRAIN_START;
 }
 
 /*

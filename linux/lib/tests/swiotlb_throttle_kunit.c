@@ -902,6 +902,23 @@ static void share_of_idle_device_is_free(struct kunit *test)
 	expect_done(test, g->small);
 }
 
+/* Nothing else has the queue looked at: no unmap, no new setting. */
+static void newcomer_finds_idle_share(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct greedy *g = start_greedy(test, pool);
+	struct request *r;
+
+	unmap_request(pass_greedy(test, pool, g));
+	expect_waiting(test, pool, 2);
+	msleep(2200);
+	r = new_request(test, pool, 1, DMA_ATTR_MAY_BLOCK);
+	start_request(test, r);
+	expect_done(test, r);
+	expect_done(test, g->large);
+	expect_done(test, g->small);
+}
+
 static void set_aside_for_a_limited_time(struct kunit *test)
 {
 	struct test_pool *pool = default_pool(test);
@@ -1377,32 +1394,64 @@ static void admitted_request_is_retried_as_a_whole(struct kunit *test)
 	expect_done(test, r);
 }
 
-static void unadmit_tells_who_retries(struct kunit *test)
+/* Its first piece takes all the contiguous room there is; another one wants it. */
+struct undone {
+	struct request *holds;
+	struct request *wants;
+	unsigned long attrs;
+};
+
+static struct undone *start_undone(struct kunit *test, struct test_pool *pool)
 {
-	struct request **map = alloc_slot_map(test), *r, *undone;
-	struct test_pool *pool = default_pool(test);
-	unsigned long attrs = 0;
+	struct request **map = alloc_slot_map(test);
+	struct undone *u;
 	int i;
 
+	u = kunit_kzalloc(test, sizeof(*u), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, u);
 	fill_slot_by_slot(test, pool, map);
 	unmap_request(map[30]);
 	unmap_request(map[31]);
 	set_thresholds(test, 99, 80);
-	/* It takes all the contiguous room there is. */
-	undone = new_request(test, pool, 2, 0);
-	KUNIT_ASSERT_EQ(test, admit_request(undone, &attrs), 0);
-	KUNIT_ASSERT_EQ(test, map_piece(undone, 0, attrs), 0);
+	u->holds = new_request(test, pool, 2, 0);
+	KUNIT_ASSERT_EQ(test, admit_request(u->holds, &u->attrs), 0);
+	KUNIT_ASSERT_EQ(test, map_piece(u->holds, 0, u->attrs), 0);
 	for (i = 0; i < 8; i += 2)
 		unmap_request(map[i]);
-	r = start_waiter(test, pool, 2);
+	u->wants = start_waiter(test, pool, 2);
 	KUNIT_EXPECT_EQ(test, stats_of(pool).nr_retry, 1);
-	/* From then on it does not search unless it is told. */
+	return u;
+}
+
+static void unadmit_tells_who_retries(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct undone *u = start_undone(test, pool);
+	unsigned long seq;
+
+	unmap_piece(u->holds, 0, DMA_ATTR_UNDO);
+	seq = READ_ONCE(pool->t->retry_seq);
+	dma_unadmit(pool->dev, u->holds->total, u->attrs);
+	/* On a slow machine it may have found it by then. */
+	KUNIT_EXPECT_TRUE(test, READ_ONCE(pool->t->retry_seq) != seq ||
+			  is_done(u->wants));
+	expect_done(test, u->wants);
+}
+
+/* Who undoes what it holds, and tries again later, tells nobody. */
+static void retry_finds_what_was_undone(struct kunit *test)
+{
+	struct test_pool *pool = default_pool(test);
+	struct undone *u = start_undone(test, pool);
+
+	/* No longer is it the one for which others are held back. */
 	KUNIT_ASSERT_TRUE(test, wait_for(READ_ONCE(pool->t->drain)));
 	KUNIT_ASSERT_TRUE(test, wait_for(!READ_ONCE(pool->t->drain)));
-	unmap_piece(undone, 0, DMA_ATTR_UNDO);
-	KUNIT_EXPECT_FALSE(test, is_done(r));
-	dma_unadmit(pool->dev, undone->total, attrs);
-	expect_done(test, r);
+	unmap_piece(u->holds, 0, DMA_ATTR_UNDO);
+	expect_done(test, u->wants);
+	/* Not because its time was up. */
+	KUNIT_EXPECT_LT(test, u->wants->waited_ms, default_params.cap_ms / 2);
+	dma_unadmit(pool->dev, u->holds->total, u->attrs);
 }
 
 static void list_is_retried_holding_nothing(struct kunit *test)
@@ -2104,6 +2153,7 @@ static struct kunit_case throttle_test_cases[] = {
 	KUNIT_CASE(device_keeps_to_its_share),
 	KUNIT_CASE(set_aside_do_not_come_first),
 	KUNIT_CASE_SLOW(share_of_idle_device_is_free),
+	KUNIT_CASE_SLOW(newcomer_finds_idle_share),
 	KUNIT_CASE(set_aside_for_a_limited_time),
 	KUNIT_CASE(set_aside_are_released_by_off),
 	KUNIT_CASE(admit_refuses_more_than_a_share),
@@ -2126,6 +2176,7 @@ static struct kunit_case throttle_test_cases[] = {
 	KUNIT_CASE(others_are_not_held_back_for_long),
 	KUNIT_CASE(admitted_request_is_retried_as_a_whole),
 	KUNIT_CASE(unadmit_tells_who_retries),
+	KUNIT_CASE(retry_finds_what_was_undone),
 	KUNIT_CASE(list_is_retried_holding_nothing),
 	KUNIT_CASE(list_waits_once_for_all),
 	KUNIT_CASE(raised_threshold_releases),
